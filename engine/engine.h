@@ -1,0 +1,109 @@
+/* engine.h - the door to the engine: a loaded model, and streams that run on it.
+ *
+ * An engine keeps one model resident on one device with its pool of pages. A session is one running stream: a seed, a prompt, a
+ * memory. Its chunks are made in *passes*, the unit of preemption:
+ *
+ *     chunk n:  denoise 0, 1, 2, 3  ->  decode (frames come out)  ->  clean (memory for later chunks)  ->  chunk n+1
+ *
+ * Whoever schedules asks sc_session_next() what comes and calls sc_engine_run() for one session, or for several whose next pass
+ * is of the same kind (one batched pass). Nothing here knows sockets, JSON or deadlines.
+ *
+ * Thread: every call on an engine and its sessions comes from one thread at a time (the engine thread), except where "any
+ * thread" is said. The same seed and the same prompts at the same chunks give the same frames on the same device, bit for bit. */
+#ifndef SC_ENGINE_ENGINE_H
+#define SC_ENGINE_ENGINE_H
+#include "base/status.h"
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+typedef struct sc_engine sc_engine;
+typedef struct sc_session sc_session;
+typedef struct sc_prompt sc_prompt;
+
+enum { SC_PROMPT_BYTES_MAX = 4096 };
+
+typedef struct {
+    const char *model_dir;  /* borrowed during open */
+    const char *device;     /* "cpu" (default when NULL), "twin", "cuda" */
+    int threads;            /* CPU threads, < 1: one per core */
+    int max_sessions;       /* pages are set aside for this many; < 1: 4 */
+    const char *memory;     /* NULL: as the config says; "pbsa", "window", "dense" */
+    int max_distance;       /* 0: as the config says; otherwise overrides memory.max_distance (-1 = none) */
+} sc_engine_options;
+
+typedef struct {
+    char name[64], device[128];
+    char digest[65];         /* hex SHA-256 over the model's files' headers and sizes: tells models apart */
+    int width, height, fps;
+    int frames_first, frames_chunk;   /* video frames of the first chunk (9) and of later ones (12) */
+    int latent_frames;                /* of a chunk */
+    int steps;                        /* denoising passes of a chunk */
+    int max_sessions;
+    size_t frame_bytes;               /* I420: width * height * 3 / 2 */
+    size_t weight_bytes, session_bytes, work_bytes;
+    int prompt_tokens;                /* longest prompt, the end token included */
+    long parameters;                  /* of the transformer */
+} sc_model_info;
+
+typedef enum { SC_SWITCH, SC_BLEND, SC_RECACHE, SC_FLUSH, SC_CUT } sc_transition;
+
+typedef enum { SC_PASS_DENOISE, SC_PASS_DECODE, SC_PASS_CLEAN } sc_pass_kind;
+
+typedef struct {
+    sc_pass_kind kind;
+    int step;          /* of a denoise pass, 0-based */
+    uint64_t chunk;    /* 0-based */
+    uint32_t prompt_seq; /* the prompt in force for this chunk */
+} sc_pass;
+
+/* Frames of the newest decoded chunk. data: frames x frame_bytes, I420 (full-range BT.601, as JFIF), borrowed until the session's
+ * next decode pass or its end. */
+typedef struct {
+    uint64_t chunk, first_frame;
+    int count, width, height;
+    uint32_t prompt_seq;
+    bool first_of_prompt;    /* the first chunk made under prompt_seq */
+    const uint8_t *data;
+    size_t frame_bytes;
+} sc_frames;
+
+/* Open a model. Errors: SC_EINVAL (bad model; text names file, key or tensor), SC_EIO, SC_ENOMEM, SC_EGPU. *out NULL after one. */
+sc_status sc_engine_open(sc_engine **out, const sc_engine_options *options, sc_error *err);
+void sc_engine_close(sc_engine *engine); /* sessions first; NULL is fine */
+void sc_engine_describe(const sc_engine *engine, sc_model_info *out); /* any thread */
+
+/* A new session, chunk 0 next. `prompt`: UTF-8, n bytes, at most SC_PROMPT_BYTES_MAX; its seq is `prompt_seq`.
+ * Errors: SC_EBUSY when all max_sessions are taken, SC_EINVAL for bad text (says the offset). */
+sc_status sc_session_create(sc_engine *engine, uint64_t seed, const char *prompt, size_t n, uint32_t prompt_seq, sc_session **out,
+                            sc_error *err);
+void sc_session_destroy(sc_session *session); /* NULL is fine; gives its pages back */
+
+/* Encode `text` now; it applies from the next chunk that starts (*applies_at, may be NULL). A later call before that chunk replaces it.
+ * The prompt in force stays when this fails. blend_chunks: for SC_BLEND, over how many chunks (1..64); else ignored.
+ * Errors: SC_EINVAL for bad text. */
+sc_status sc_session_set_prompt(sc_session *session, const char *text, size_t n, uint32_t seq, sc_transition transition,
+                                int blend_chunks, uint64_t *applies_at, sc_error *err);
+
+sc_pass sc_session_next(const sc_session *session);
+
+/* Run the next pass of each of `count` sessions (1..8, all of this engine, all with the same kind next). On an error of one
+ * session's data (not finite) that session is marked failed and the rest go on; a device error fails the call. */
+sc_status sc_engine_run(sc_engine *engine, sc_session *const *sessions, int count, sc_error *err);
+
+bool sc_session_failed(const sc_session *session, sc_error *err); /* true: no more passes, *err says why */
+
+/* After a decode pass. Errors: SC_ENOTFOUND before the first one. */
+sc_status sc_session_frames(const sc_session *session, sc_frames *out, sc_error *err);
+
+/* Words for transitions: "switch", "blend", "recache", "flush", "cut". False: no such word. */
+bool sc_transition_parse(const char *word, sc_transition *out);
+const char *sc_transition_name(sc_transition t);
+
+#ifdef __cplusplus
+}
+#endif
+#endif

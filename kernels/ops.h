@@ -1,0 +1,365 @@
+/* ops.h - the one door between the engine and the devices: a table of operations.
+ *
+ * The engine is written once against this table. Three tables exist: "twin" (kernels/cpu/twin_*.c: readable loops that define
+ * each operation), "cpu" (kernels/cpu: the fast path, tested against the twin) and "cuda" (kernels/cuda, compared with the
+ * twin). An operation knows shapes, never sessions or files.
+ *
+ * Memory. `void *` and `float *` operands are device memory of the same device (host memory for the two CPU tables) unless the
+ * comment says host. Activations are of the device's type `act` (f32 on the CPU; f16 or bf16 on CUDA), the residual stream,
+ * norms, representatives, scores and all accumulation are f32. Operands are borrowed; outputs are overwritten; no two operands
+ * overlap unless said. Shapes list the slowest axis first, all contiguous.
+ *
+ * Order. Calls are made by one thread, the engine's. CUDA's are asynchronous on the device's stream and neither allocate nor
+ * synchronise (but alloc, free, upload, download, *_create, sync do). A CPU call has finished when it returns.
+ *
+ * Errors. Sizes were checked when the model was opened: a wrong size is our own bug and asserted. What is returned: SC_ENOMEM,
+ * SC_EGPU.
+ *
+ * Words: a *row* is a token of a batch; rows of `seqs` sequences (sessions) of `tokens` tokens stand one after another.
+ * A *block* is a run of at most 64 consecutive tokens of a chunk (the engine orders tokens tile by tile), a *page* holds the keys
+ * and values of one block of one head of one layer, a *slot* says which page, of which chunk and block. */
+#ifndef SC_KERNELS_OPS_H
+#define SC_KERNELS_OPS_H
+#include "base/dtype.h"
+#include "base/status.h"
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+typedef struct sc_device sc_device;
+typedef struct sc_matrix sc_matrix; /* weight of a linear layer, packed for the device */
+typedef struct sc_filter sc_filter; /* weight of a 2-D convolution, packed for the device */
+
+enum { SC_MAX_BATCH = 8, SC_MAX_PARTS = 3, SC_MAX_ROPE_PAIRS = 64, SC_BLOCK_TOKENS_MAX = 64 };
+
+/* ---- weights ------------------------------------------------------------------------------------------------------------ */
+
+/* Weight [rows][cols] = parts stacked along rows (fused q, k, v), each host memory, row-major, F32, F16 or BF16, any alignment.
+ * bias[i] (host, same types, rows[i] values) or NULL. The device keeps its own copy. */
+typedef struct {
+    int parts, cols, rows[SC_MAX_PARTS];
+    const void *data[SC_MAX_PARTS];
+    sc_dtype type[SC_MAX_PARTS];
+    const void *bias[SC_MAX_PARTS];
+    sc_dtype bias_type[SC_MAX_PARTS];
+} sc_matrix_desc;
+
+/* Weight [out_ch][in_ch][size][size] (host), size 1 or 3, zero padding size/2, stride 1 or 2. bias [out_ch] or NULL.
+ * in_ch counts both halves when the convolution sees a second input (`past`). */
+typedef struct {
+    int out_ch, in_ch, size, stride;
+    bool has_past; /* channels [0, in_ch/2) see x, the rest see the frame before */
+    const void *data; sc_dtype type;
+    const void *bias; sc_dtype bias_type;
+} sc_filter_desc;
+
+/* ---- transformer -------------------------------------------------------------------------------------------------------- */
+
+typedef enum {
+    SC_EPI_NONE,          /* out = y */
+    SC_EPI_GELU,          /* out = gelu_tanh(y) */
+    SC_EPI_SILU,          /* out = y * sigmoid(y) */
+    SC_EPI_RESIDUAL,      /* out (f32) += y */
+    SC_EPI_GATED_RESIDUAL /* out (f32) += gate[row_mod[row]][col] * y */
+} sc_epilogue;
+
+/* y[m][rows] = x[m][cols] . w^T + bias, then the epilogue. */
+typedef struct {
+    const sc_matrix *w;
+    const void *x;          /* act [m][cols] */
+    void *out;              /* [m][rows]; type out_type (SC_F32 or the act type); residuals are f32 and in place */
+    sc_dtype out_type;
+    int m;
+    sc_epilogue epilogue;
+    const float *gate;      /* f32, gate[i * gate_stride + col] */
+    int gate_stride;
+    const int32_t *row_mod; /* [m] index of the modulation row of each token; NULL = all 0 */
+} sc_linear_args;
+
+/* out[i] = norm(x[i]) with norm(x) = (x - mean) / sqrt(var + eps), then * weight + bias when weight is given, then
+ * * (1 + scale[r]) + shift[r] when scale is given, r = row_mod[i]. */
+typedef struct {
+    const float *x;            /* f32 [m][dim] */
+    void *out;                 /* act [m][dim], or f32 when out_f32 */
+    bool out_f32;
+    int m, dim;
+    float eps;
+    const float *weight, *bias;  /* f32 [dim] or NULL */
+    const float *shift, *scale;  /* f32, shift[r * mod_stride + col], or NULL */
+    int mod_stride;
+    const int32_t *row_mod;      /* [m] or NULL */
+} sc_layer_norm_args;
+
+/* out[i] = x[i] / sqrt(mean(x[i]^2) + eps) * weight, over the whole row. x: x_type (f32 or act) with row stride ldx elements. */
+typedef struct {
+    const void *x; sc_dtype x_type; int ldx;
+    void *out; sc_dtype out_type;  /* [m][dim], may be x itself when types and strides agree */
+    int m, dim;
+    float eps;
+    const float *weight;           /* f32 [dim] */
+} sc_rms_norm_args;
+
+/* How the tokens of a chunk fall into blocks, the same for every session of a model. */
+typedef struct {
+    int tokens, blocks;
+    const int32_t *start;      /* device [blocks + 1]: block b holds tokens start[b] .. start[b+1]-1, at most 64 */
+    const int32_t *start_host; /* the same, host */
+} sc_blocks;
+
+/* The pool of pages of one engine. Page p: keys at k + p * page_rows * head_dim, row t = token t of the block. Rows past a
+ * block's length are never read as tokens (they may hold anything finite). */
+typedef struct {
+    void *k, *v;       /* act [pages][page_rows][head_dim] */
+    float *rep_k;      /* f32 [pages][head_dim]: mean over the block's tokens of the stored (in-chunk rotated) key */
+    int pages, page_rows, head_dim;
+} sc_pages;
+
+/* One block that a head remembers. Id order = (chunk, block). */
+typedef struct {
+    int32_t page, block;
+    int64_t chunk;
+} sc_kv_slot;
+
+/* The memory of one session in one layer, as a pass sees it. slots [heads][slot_stride] (device): entries [0, persistent) are
+ * P, ascending id; entries [window_base, window_base + window) are L, oldest first, the own chunk's blocks last in block order.
+ * Every other entry holds a free page of this head. Age of a slot, in latent frames: (chunk_now - slot.chunk) * chunk_frames,
+ * held at max_distance when that is >= 0. */
+typedef struct {
+    sc_kv_slot *slots;
+    int slot_stride, persistent, window_base, window;
+    int64_t chunk_now;
+} sc_kv_view;
+
+/* Rotary embedding of a model: channel pairs (2i, 2i+1); the first frame_pairs of them turn with the latent frame. */
+typedef struct {
+    const float *in_chunk;  /* device f32 [tokens][head_dim / 2][2]: cos, sin of a token's angle by its place in its chunk */
+    const double *theta;    /* host [frame_pairs]: angle per latent frame */
+    int frame_pairs, chunk_frames, max_distance;
+} sc_rope;
+
+/* After the fused q|k|v product: per row, RMSNorm over the whole width of q and of k, rotation by the in-chunk angle; q to `q`,
+ * k and v to the pages of the own chunk (slots window_base + window - blocks + b), block means of the rotated q and k (f32,
+ * before any rounding to act) to rep_q and pages->rep_k. */
+typedef struct {
+    const void *qkv; sc_dtype qkv_type; /* [seqs * tokens][3 * heads * head_dim] */
+    int seqs, heads, head_dim;
+    const float *norm_q, *norm_k;       /* f32 [heads * head_dim] */
+    float eps;
+    sc_blocks blocks;
+    sc_rope rope;
+    sc_pages pages;
+    sc_kv_view view[SC_MAX_BATCH];
+    void *q;                            /* act [seqs][heads][tokens][head_dim] */
+    float *rep_q;                       /* f32 [seqs][heads][blocks][head_dim] */
+} sc_qkv_args;
+
+/* Which slots each query block attends. Scores S[i][j] = (rep_q[i] rotated by the age of slot j) . rep_k[slot j] / sqrt(d) for
+ * all of P and L. list = all of P, then, ascending, the own block and the keep-1 others of L with the highest S (ties: lower
+ * index in L). Lists hold slot indices (into view.slots of the head). */
+typedef struct {
+    int seqs, heads, head_dim;
+    sc_blocks blocks;
+    sc_rope rope;
+    sc_pages pages;
+    sc_kv_view view[SC_MAX_BATCH];
+    int keep[SC_MAX_BATCH];       /* K = max(1, ceil(keep_ratio * window)) of each sequence */
+    const float *rep_q;           /* f32 [seqs][heads][blocks][head_dim] */
+    float *score;                 /* f32 [seqs][heads][blocks][score_stride]: P then L; kept for memory_update */
+    int score_stride;
+    int32_t *list;                /* [seqs][heads][blocks][list_stride] */
+    int list_stride;
+} sc_select_args;
+
+/* out = softmax(q k^T / sqrt(d)) v over the valid tokens of the listed slots; q rotated by the age of the slot it looks at (frame
+ * pairs only). Count of list entries is the same for all heads and blocks of a sequence. list NULL: every slot of P and L. */
+typedef struct {
+    int seqs, heads, head_dim;
+    sc_blocks blocks;
+    sc_rope rope;
+    sc_pages pages;
+    sc_kv_view view[SC_MAX_BATCH];
+    const void *q;               /* act [seqs][heads][tokens][head_dim] */
+    const int32_t *list;
+    int list_stride, list_count[SC_MAX_BATCH];
+    void *out;                   /* act [seqs * tokens][heads * head_dim] */
+} sc_attention_args;
+
+/* After a clean pass with a full window: per sequence and head, s_j = sum over query blocks of softmax_j(S) over P and L;
+ * candidates are P and the oldest chunk's blocks (the first `blocks` of L); the `capacity` best by s (ties: lower id) become P,
+ * ascending id. Window moves up by one chunk. The freed pages fill the rest: entries [new P count, window_base) and the last
+ * `blocks` of the window, in ascending order of the freed candidates. New P count = min(capacity, persistent + blocks); the caller
+ * keeps the count. mass (may be NULL) receives s of all columns [seqs][heads][score_stride], kept (may be NULL)
+ * [seqs][heads][capacity] the indices of the survivors among the candidates, ascending. */
+typedef struct {
+    int seqs, heads;
+    sc_blocks blocks;
+    sc_kv_view view[SC_MAX_BATCH];
+    const float *score; int score_stride;
+    int capacity;
+    float *mass;
+    int32_t *kept;
+} sc_memory_update_args;
+
+/* out[row] = softmax(q k^T / sqrt(d) + b) v over n keys of the row's sequence, per head; b = 0 but for the last key: last_bias
+ * (log of the number of equal padding rows that it stands for). No RoPE. */
+typedef struct {
+    int seqs, tokens, heads, head_dim;
+    const void *q;                          /* act [seqs * tokens][heads * head_dim], already normalised */
+    const void *k[SC_MAX_BATCH], *v[SC_MAX_BATCH]; /* act [n][heads * head_dim] */
+    int n[SC_MAX_BATCH];
+    float last_bias[SC_MAX_BATCH];
+    void *out;                              /* act [seqs * tokens][heads * head_dim] */
+} sc_cross_attention_args;
+
+/* Text encoder attention, one prompt: no scale, bias[h][key - query + n - 1] added. q, k, v act [n][heads*head_dim]. */
+typedef struct {
+    int n, heads, head_dim;
+    const void *q, *k, *v; int ld;  /* row stride in elements */
+    const float *bias;              /* f32 device [heads][2n - 1] */
+    void *out;                      /* act [n][heads * head_dim] */
+} sc_text_attention_args;
+
+/* Latent frames to patch rows and back. order (device) [tokens]: token t = (frame * rows + row) * cols + col of the token grid.
+ * latent f32 [ch][frames][rows*ph][cols*pw]. patchify: out act [tokens][ch*ph*pw] (channel, patch row, patch column).
+ * unpatchify: x f32 [tokens][ph*pw*ch] (patch row, patch column, channel fastest) to latent. */
+typedef struct {
+    int ch, frames, rows, cols, ph, pw;
+    const int32_t *order;
+    const void *in;
+    void *out;
+} sc_patch_args;
+
+/* ---- sampler ------------------------------------------------------------------------------------------------------------ */
+
+/* out[i] = standard normal, Philox4x32-10: key = seed (low, high word), counter = (i / 4, step, chunk low, chunk high); the four
+ * words w give two Box-Muller pairs: u1 = (w0 + 1) / 2^32, u2 = w1 / 2^32, r = sqrt(-2 ln u1), (r cos 2 pi u2, r sin 2 pi u2). */
+typedef struct {
+    float *out;
+    size_t count;
+    uint64_t seed, chunk;
+    uint32_t step;
+} sc_noise_args;
+
+/* x0 = x - sigma * flow (in double, rounded once). next_sigma >= 0: x = (1 - next_sigma) * x0 + next_sigma * noise; else x = x0.
+ * x0 may be NULL. */
+typedef struct {
+    float *x;            /* in, out f32 [count] */
+    const float *flow;
+    const float *noise;
+    float *x0;
+    size_t count;
+    double sigma, next_sigma;
+} sc_denoise_args;
+
+/* ---- decoder (TAEHV): frames NHWC, act [n][h][w][ch] --------------------------------------------------------------------- */
+
+/* Convolution of n frames. y = conv(x) + bias (+ residual) (relu). With has_past, frame i sees x[i] and the frame before: x[i-1],
+ * or `past` for i = 0. upsample: the input is x doubled in both directions by nearest neighbour (h, w are x's size before). */
+typedef struct {
+    const sc_filter *w;
+    const void *x, *past;
+    const void *residual;  /* act, shape of out, or NULL */
+    void *out;             /* act [n][oh][ow][out_ch] */
+    int n, h, w_px;
+    bool relu, upsample;
+} sc_conv_args;
+
+/* 1x1 convolution C to s*C whose channel group k is frame k: x [n][h][w][c] -> out [n*s][h][w][c]. w: filter of size 1. */
+typedef struct {
+    const sc_filter *w;
+    const void *x;
+    void *out;
+    int n, h, w_px, s;
+} sc_grow_args;
+
+/* s frames stacked on channels, oldest first, then 1x1: x [n*s][h][w][c] -> out [n][h][w][c]. */
+typedef sc_grow_args sc_pool_args;
+
+/* 3 * tanh(z / 3): latent f32 [ch][frames][h][w] -> act [frames][h][w][ch]. */
+typedef struct {
+    const float *latent;
+    void *out;
+    int ch, frames, h, w;
+} sc_latent_in_args;
+
+/* Last step: x act [n][h][w][3*p*p] (channel = colour * p * p + row * p + column) shuffled to pictures [h*p][w*p].
+ * rgb (f32 [n][3][H][W]) is not clamped unless `clamp`; i420 (u8 [n][H*W*3/2], planes Y, U, V of JFIF's full-range BT.601, chroma the
+ * mean of 2x2) is clamped. Either may be NULL. */
+typedef struct {
+    const void *x;
+    float *rgb;
+    uint8_t *i420;
+    int n, h, w, p;
+    bool clamp;
+} sc_pixels_args;
+
+/* ---- the table ---------------------------------------------------------------------------------------------------------- */
+
+typedef struct {
+    sc_status (*alloc)(sc_device *, void **out, size_t bytes, sc_error *);  /* 64-byte aligned, zeroed */
+    void (*release)(sc_device *, void *);                                   /* NULL is fine */
+    sc_status (*upload)(sc_device *, void *dst, const void *host, size_t bytes, sc_error *);
+    sc_status (*download)(sc_device *, void *host, const void *src, size_t bytes, sc_error *);
+    sc_status (*copy)(sc_device *, void *dst, const void *src, size_t bytes, sc_error *); /* device to device, in order */
+    sc_status (*sync)(sc_device *, sc_error *);
+
+    sc_status (*matrix_create)(sc_device *, sc_matrix **out, const sc_matrix_desc *, sc_error *);
+    void (*matrix_destroy)(sc_device *, sc_matrix *);
+    sc_status (*filter_create)(sc_device *, sc_filter **out, const sc_filter_desc *, sc_error *);
+    void (*filter_destroy)(sc_device *, sc_filter *);
+
+    sc_status (*linear)(sc_device *, const sc_linear_args *, sc_error *);
+    sc_status (*layer_norm)(sc_device *, const sc_layer_norm_args *, sc_error *);
+    sc_status (*rms_norm)(sc_device *, const sc_rms_norm_args *, sc_error *);
+    sc_status (*qkv)(sc_device *, const sc_qkv_args *, sc_error *);
+    sc_status (*select)(sc_device *, const sc_select_args *, sc_error *);
+    sc_status (*attention)(sc_device *, const sc_attention_args *, sc_error *);
+    sc_status (*memory_update)(sc_device *, const sc_memory_update_args *, sc_error *);
+    sc_status (*cross_attention)(sc_device *, const sc_cross_attention_args *, sc_error *);
+    sc_status (*text_attention)(sc_device *, const sc_text_attention_args *, sc_error *);
+    sc_status (*gather)(sc_device *, float *out, const sc_matrix *table, const int32_t *rows_host, int n, sc_error *); /* f32 [n][cols] = rows of the table */
+    sc_status (*mul_gelu)(sc_device *, void *out, const void *a, const void *b, size_t count, sc_error *); /* act: out = a * gelu_tanh(b) */
+    sc_status (*convert)(sc_device *, void *out_act, const float *x, size_t count, sc_error *);            /* f32 -> act */
+    sc_status (*silu)(sc_device *, void *out_act, const float *x, size_t count, sc_error *);               /* f32 -> act */
+    sc_status (*add_rows)(sc_device *, float *x, const float *table, const int32_t *row, int m, int dim, sc_error *); /* x[i] += table[row[i]] */
+    sc_status (*patchify)(sc_device *, const sc_patch_args *, sc_error *);
+    sc_status (*unpatchify)(sc_device *, const sc_patch_args *, sc_error *);
+    sc_status (*noise)(sc_device *, const sc_noise_args *, sc_error *);
+    sc_status (*denoise)(sc_device *, const sc_denoise_args *, sc_error *);
+
+    sc_status (*latent_in)(sc_device *, const sc_latent_in_args *, sc_error *);
+    sc_status (*conv)(sc_device *, const sc_conv_args *, sc_error *);
+    sc_status (*grow)(sc_device *, const sc_grow_args *, sc_error *);
+    sc_status (*pool)(sc_device *, const sc_pool_args *, sc_error *);
+    sc_status (*pixels)(sc_device *, const sc_pixels_args *, sc_error *);
+
+    void (*close)(sc_device *);
+} sc_ops;
+
+/* A device begins with this; a backend embeds it as its first member. */
+struct sc_device {
+    const sc_ops *ops;
+    sc_dtype act;
+    char name[128]; /* "AMD EPYC, 2 threads, avx512", "NVIDIA H100 80GB HBM3" */
+};
+
+/* Devices. threads < 1: one per core. `act`: SC_F16 or SC_BF16 for CUDA (the CPU ignores it). Errors: SC_EINVAL for an unknown
+ * kind, SC_EGPU when CUDA is not built in or there is no card. */
+sc_status sc_device_open(sc_device **out, const char *kind /* "cpu", "twin", "cuda" */, int threads, sc_dtype act, sc_error *err);
+void sc_device_close(sc_device *dev);
+
+/* Backends (used by sc_device_open). */
+sc_status sc_cpu_open(sc_device **out, int threads, sc_error *err);
+sc_status sc_twin_open(sc_device **out, sc_error *err);
+sc_status sc_cuda_open(sc_device **out, sc_dtype act, sc_error *err);
+
+/* The pieces of the twin that other tables borrow for operations that are not worth a fast version. */
+extern const sc_ops sc_twin_ops;
+
+#ifdef __cplusplus
+}
+#endif
+#endif
