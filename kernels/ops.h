@@ -190,7 +190,8 @@ typedef struct {
 /* After a clean pass with a full window: per sequence and head, s_j = sum over query blocks of softmax_j(S) over P and L;
  * candidates are P and the oldest chunk's blocks (the first `blocks` of L); the `capacity` best by s (ties: lower id) become P,
  * ascending id. Window moves up by one chunk. The freed pages fill the rest: entries [new P count, window_base) and the last
- * `blocks` of the window, in ascending order of the freed candidates. New P count = min(capacity, persistent + blocks); the caller
+ * `blocks` of the window, in ascending order of the freed candidates; those last entries get chunk = chunk_now + 1 and block = 0,
+ * 1, ...: they are the next chunk's own. New P count = min(capacity, persistent + blocks); the caller
  * keeps the count. mass (may be NULL) receives s of all columns [seqs][heads][score_stride], kept (may be NULL)
  * [seqs][heads][capacity] the indices of the survivors among the candidates, ascending. */
 typedef struct {
