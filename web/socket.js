@@ -59,7 +59,7 @@ export class Stream {
       this.backoff.reset();
       this.playback = -1;
       this.beat = setInterval(() => this.tick(), ACK_MS);
-      this.pingAt = 0;
+      this.pingAt = -Infinity;
       this.on.onOpen(session);
       this.tick();
     };
