@@ -1,0 +1,231 @@
+/* pass.c - one pass of the transformer over the chunks of a batch of sessions.
+ *
+ *   latent -> patches -> x
+ *   layer:  x += gate1 * o( attention( norm(x) mod 1 ) )      keys and values go to the session's pages on the way
+ *           x += cross( norm3(x) )
+ *           x += gate2 * ffn( norm(x) mod 2 )
+ *   head    -> flow
+ *
+ * Work memory is planned once; nothing is allocated here. A pass without a flow (the clean pass) stops in the last layer as soon as its
+ * keys are written and scored: nobody reads what comes after. */
+#include "engine/devmem.h"
+#include "engine/transformer.h"
+
+#include <assert.h>
+#include <stdlib.h>
+
+#define TRY(call) do { if ((rc = (call))) return rc; } while (0)
+
+sc_status sc_work_create(sc_work **out, const sc_dit *d, const sc_layout *layout, int batch, int slots, int persistent_max, sc_error *err) {
+    sc_device *dev = d->dev;
+    const sc_ops *ops = dev->ops;
+    sc_work *w = calloc(1, sizeof *w);
+    const size_t rows = (size_t)batch * (size_t)layout->tokens, dim = (size_t)d->shape.dim, ffn = (size_t)d->shape.ffn_dim;
+    const size_t patch = (size_t)(d->shape.patch_h * d->shape.patch_w), in = patch * (size_t)d->shape.in_ch, outw = patch * (size_t)d->shape.out_ch;
+    const size_t lists = (size_t)batch * (size_t)d->shape.heads * (size_t)layout->blocks.blocks;
+
+    *out = NULL;
+    if (!w) return sc_fail(err, SC_ENOMEM, "work memory: out of memory");
+    w->batch = batch;
+    w->tokens = layout->tokens;
+    w->score_stride = w->list_stride = slots;
+    /* f16 models take their representatives from unrounded products. */
+    w->qkv_type = dev->act == SC_BF16 ? SC_BF16 : SC_F32;
+    const struct { void **p; size_t bytes; } want[] = {
+        {(void **)&w->x, rows * dim * 4},
+        {&w->norm, rows * (dim > in ? dim : in) * sc_act_bytes(dev)},
+        {&w->qkv, rows * 3 * dim * sc_dtype_bytes(w->qkv_type)},
+        {&w->q, rows * dim * sc_act_bytes(dev)},
+        {&w->heads_out, rows * dim * sc_act_bytes(dev)},
+        {&w->ffn, rows * ffn * sc_act_bytes(dev)},
+        {(void **)&w->head, (size_t)layout->tokens * outw * 4},
+        {(void **)&w->rep_q, lists * (size_t)d->shape.head_dim * 4},
+        {(void **)&w->score, lists * (size_t)slots * 4},
+        {(void **)&w->list, lists * (size_t)slots * 4},
+        {(void **)&w->mass, (size_t)batch * (size_t)d->shape.heads * (size_t)slots * 4},
+        {(void **)&w->kept, (size_t)batch * (size_t)d->shape.heads * (size_t)(persistent_max + 1) * 4}};
+    for (size_t i = 0; i < sizeof want / sizeof *want; i++) {
+        sc_status rc = ops->alloc(dev, want[i].p, want[i].bytes, err);
+        if (rc) { sc_work_free(w, dev); return rc; }
+        w->bytes += want[i].bytes;
+    }
+    *out = w;
+    return SC_OK;
+}
+
+void sc_work_free(sc_work *w, sc_device *dev) {
+    if (!w) return;
+    void *p[] = {w->x, w->norm, w->qkv, w->q, w->heads_out, w->ffn, w->head, w->rep_q, w->score, w->list, w->mass, w->kept};
+    for (size_t i = 0; i < sizeof p / sizeof *p; i++) dev->ops->release(dev, p[i]);
+    free(w);
+}
+
+static void tap(const sc_pass_args *a, sc_tap what, int layer, const sc_work *w) {
+    if (a->tap) a->tap(a->tap_ctx, what, layer, w);
+}
+
+/* x = patches(latent) . patch_embedding (+ pos_embedding). */
+static sc_status embed(const sc_dit *d, sc_work *w, const sc_pass_args *a, sc_error *err) {
+    const sc_layout *l = a->layout;
+    const sc_ops *ops = d->dev->ops;
+    const size_t in = (size_t)(d->shape.in_ch * d->shape.patch_h * d->shape.patch_w);
+    sc_status rc;
+
+    for (int s = 0; s < a->seqs; s++)
+        TRY(ops->patchify(d->dev, &(sc_patch_args){.ch = d->shape.in_ch, .frames = l->frames, .rows = l->rows, .cols = l->cols, .ph = d->shape.patch_h,
+                                                   .pw = d->shape.patch_w, .order = l->order, .in = a->latent[s],
+                                                   .out = sc_act_at(d->dev, w->norm, (size_t)s * (size_t)l->tokens * in)}, err));
+    TRY(ops->linear(d->dev, &(sc_linear_args){.w = d->patch, .x = w->norm, .out = w->x, .out_type = SC_F32, .m = a->seqs * l->tokens}, err));
+    for (int s = 0; d->pos && s < a->seqs; s++)
+        TRY(ops->add_rows(d->dev, w->x + (size_t)s * (size_t)l->tokens * (size_t)d->shape.dim, d->pos, l->pos_row, l->tokens, d->shape.dim, err));
+    tap(a, SC_TAP_X_IN, 0, w);
+    return SC_OK;
+}
+
+/* Views of one layer: the caller gave those of layer 0. */
+static void layer_views(const sc_dit *d, const sc_pass_args *a, int layer, sc_kv_view *out) {
+    for (int s = 0; s < a->seqs; s++) {
+        out[s] = a->view[s];
+        out[s].slots += (size_t)layer * (size_t)d->shape.heads * (size_t)a->view[s].slot_stride;
+    }
+}
+
+static sc_status select_blocks(const sc_dit *d, sc_work *w, const sc_pass_args *a, const sc_kv_view *view, int layer, sc_error *err) {
+    sc_select_args sel = {.seqs = a->seqs, .heads = d->shape.heads, .head_dim = d->shape.head_dim, .blocks = a->layout->blocks, .rope = a->layout->rope,
+                          .pages = a->pages, .rep_q = w->rep_q, .score = w->score, .score_stride = w->score_stride, .list = w->list,
+                          .list_stride = w->list_stride};
+    sc_status rc;
+    for (int s = 0; s < a->seqs; s++) {
+        sel.view[s] = view[s];
+        sel.keep[s] = a->keep[s];
+    }
+    TRY(d->dev->ops->select(d->dev, &sel, err));
+    tap(a, SC_TAP_SELECT, layer, w);
+    return SC_OK;
+}
+
+/* Ages the memory of the sequences that ask for it, once nothing in this layer reads it any more. */
+static sc_status update_memory(const sc_dit *d, sc_work *w, const sc_pass_args *a, const sc_kv_view *view, int layer, sc_error *err) {
+    const size_t per_seq = (size_t)d->shape.heads * (size_t)a->layout->blocks.blocks * (size_t)w->score_stride;
+    bool any = false;
+    sc_status rc;
+    for (int s = 0; s < a->seqs; s++) {
+        if (!a->update[s]) continue;
+        sc_memory_update_args u = {.seqs = 1, .heads = d->shape.heads, .blocks = a->layout->blocks, .view = {view[s]},
+                                   .score = w->score + (size_t)s * per_seq, .score_stride = w->score_stride, .capacity = a->capacity,
+                                   .mass = w->mass + (size_t)s * (size_t)d->shape.heads * (size_t)w->score_stride,
+                                   .kept = w->kept + (size_t)s * (size_t)d->shape.heads * (size_t)a->capacity};
+        TRY(d->dev->ops->memory_update(d->dev, &u, err));
+        any = true;
+    }
+    if (any) tap(a, SC_TAP_UPDATE, layer, w);
+    return SC_OK;
+}
+
+static sc_status self_attention(const sc_dit *d, sc_work *w, const sc_pass_args *a, int layer, bool stop_after_memory, sc_error *err) {
+    const sc_dit_layer *l = &d->layer[layer];
+    const sc_ops *ops = d->dev->ops;
+    const int m = a->seqs * a->layout->tokens, dim = d->shape.dim, stride = (int)sc_dit_mod_row(d);
+    const float *mod = a->mods + (size_t)layer * 6 * (size_t)dim;
+    sc_qkv_args qkv = {.qkv = w->qkv, .qkv_type = w->qkv_type, .seqs = a->seqs, .heads = d->shape.heads, .head_dim = d->shape.head_dim, .norm_q = l->norm_q,
+                       .norm_k = l->norm_k, .eps = (float)d->shape.eps, .blocks = a->layout->blocks, .rope = a->layout->rope, .pages = a->pages,
+                       .q = w->q, .rep_q = w->rep_q};
+    sc_attention_args att = {.seqs = a->seqs, .heads = d->shape.heads, .head_dim = d->shape.head_dim, .blocks = a->layout->blocks, .rope = a->layout->rope,
+                             .pages = a->pages, .q = w->q, .list = a->sparse ? w->list : NULL, .list_stride = w->list_stride, .out = w->heads_out};
+    sc_status rc;
+
+    layer_views(d, a, layer, qkv.view);
+    TRY(ops->layer_norm(d->dev, &(sc_layer_norm_args){.x = w->x, .out = w->norm, .m = m, .dim = dim, .eps = (float)d->shape.eps, .shift = mod,
+                                                      .scale = mod + dim, .mod_stride = stride, .row_mod = a->row_mod}, err));
+    TRY(ops->linear(d->dev, &(sc_linear_args){.w = l->qkv, .x = w->norm, .out = w->qkv, .out_type = w->qkv_type, .m = m}, err));
+    TRY(ops->qkv(d->dev, &qkv, err));
+    if (a->sparse) TRY(select_blocks(d, w, a, qkv.view, layer, err));
+    if (stop_after_memory) return update_memory(d, w, a, qkv.view, layer, err);
+    for (int s = 0; s < a->seqs; s++) {
+        att.view[s] = qkv.view[s];
+        att.list_count[s] = qkv.view[s].persistent + (a->sparse ? a->keep[s] : qkv.view[s].window);
+    }
+    TRY(ops->attention(d->dev, &att, err));
+    TRY(update_memory(d, w, a, qkv.view, layer, err));
+    TRY(ops->linear(d->dev, &(sc_linear_args){.w = l->o, .x = w->heads_out, .out = w->x, .out_type = SC_F32, .m = m, .epilogue = SC_EPI_GATED_RESIDUAL,
+                                              .gate = mod + 2 * dim, .gate_stride = stride, .row_mod = a->row_mod}, err));
+    tap(a, SC_TAP_AFTER_SELF, layer, w);
+    return SC_OK;
+}
+
+static sc_status cross_attention(const sc_dit *d, sc_work *w, const sc_pass_args *a, int layer, sc_error *err) {
+    const sc_dit_layer *l = &d->layer[layer];
+    const sc_ops *ops = d->dev->ops;
+    const int m = a->seqs * a->layout->tokens, dim = d->shape.dim;
+    const float eps = (float)d->shape.eps;
+    sc_cross_attention_args c = {.seqs = a->seqs, .tokens = a->layout->tokens, .heads = d->shape.heads, .head_dim = d->shape.head_dim, .q = w->q,
+                                 .out = w->heads_out};
+    sc_status rc;
+
+    for (int s = 0; s < a->seqs; s++) {
+        const sc_cross *x = a->cross[s];
+        const size_t rows = (size_t)x->rows * (size_t)dim;
+        c.k[s] = sc_act_at(d->dev, x->kv, (size_t)layer * 2 * rows);
+        c.v[s] = sc_act_at(d->dev, x->kv, ((size_t)layer * 2 + 1) * rows);
+        c.n[s] = x->rows;
+        c.last_bias[s] = x->last_bias;
+    }
+    TRY(ops->layer_norm(d->dev, &(sc_layer_norm_args){.x = w->x, .out = w->norm, .m = m, .dim = dim, .eps = eps, .weight = l->norm3_w, .bias = l->norm3_b}, err));
+    TRY(ops->linear(d->dev, &(sc_linear_args){.w = l->cross_q, .x = w->norm, .out = w->q, .out_type = d->dev->act, .m = m}, err));
+    TRY(ops->rms_norm(d->dev, &(sc_rms_norm_args){.x = w->q, .x_type = d->dev->act, .ldx = dim, .out = w->q, .out_type = d->dev->act, .m = m, .dim = dim,
+                                                  .eps = eps, .weight = l->cross_norm_q}, err));
+    TRY(ops->cross_attention(d->dev, &c, err));
+    TRY(ops->linear(d->dev, &(sc_linear_args){.w = l->cross_o, .x = w->heads_out, .out = w->x, .out_type = SC_F32, .m = m, .epilogue = SC_EPI_RESIDUAL}, err));
+    tap(a, SC_TAP_AFTER_CROSS, layer, w);
+    return SC_OK;
+}
+
+static sc_status feed_forward(const sc_dit *d, sc_work *w, const sc_pass_args *a, int layer, sc_error *err) {
+    const sc_dit_layer *l = &d->layer[layer];
+    const sc_ops *ops = d->dev->ops;
+    const int m = a->seqs * a->layout->tokens, dim = d->shape.dim, stride = (int)sc_dit_mod_row(d);
+    const float *mod = a->mods + ((size_t)layer * 6 + 3) * (size_t)dim;
+    sc_status rc;
+
+    TRY(ops->layer_norm(d->dev, &(sc_layer_norm_args){.x = w->x, .out = w->norm, .m = m, .dim = dim, .eps = (float)d->shape.eps, .shift = mod,
+                                                      .scale = mod + dim, .mod_stride = stride, .row_mod = a->row_mod}, err));
+    TRY(ops->linear(d->dev, &(sc_linear_args){.w = l->ffn_up, .x = w->norm, .out = w->ffn, .out_type = d->dev->act, .m = m, .epilogue = SC_EPI_GELU}, err));
+    TRY(ops->linear(d->dev, &(sc_linear_args){.w = l->ffn_down, .x = w->ffn, .out = w->x, .out_type = SC_F32, .m = m, .epilogue = SC_EPI_GATED_RESIDUAL,
+                                              .gate = mod + 2 * dim, .gate_stride = stride, .row_mod = a->row_mod}, err));
+    tap(a, SC_TAP_OUT, layer, w);
+    return SC_OK;
+}
+
+static sc_status head(const sc_dit *d, sc_work *w, const sc_pass_args *a, sc_error *err) {
+    const sc_layout *l = a->layout;
+    const sc_ops *ops = d->dev->ops;
+    const int dim = d->shape.dim;
+    const float *mod = a->mods + (size_t)d->shape.layers * 6 * (size_t)dim;
+    sc_status rc;
+
+    TRY(ops->layer_norm(d->dev, &(sc_layer_norm_args){.x = w->x, .out = w->norm, .m = a->seqs * l->tokens, .dim = dim, .eps = (float)d->shape.eps,
+                                                      .shift = mod, .scale = mod + dim, .mod_stride = (int)sc_dit_mod_row(d), .row_mod = a->row_mod}, err));
+    for (int s = 0; s < a->seqs; s++) {
+        TRY(ops->linear(d->dev, &(sc_linear_args){.w = d->head, .x = sc_act_at(d->dev, w->norm, (size_t)s * (size_t)l->tokens * (size_t)dim), .out = w->head,
+                                                  .out_type = SC_F32, .m = l->tokens}, err));
+        TRY(ops->unpatchify(d->dev, &(sc_patch_args){.ch = d->shape.out_ch, .frames = l->frames, .rows = l->rows, .cols = l->cols, .ph = d->shape.patch_h,
+                                                     .pw = d->shape.patch_w, .order = l->order, .in = w->head, .out = a->flow[s]}, err));
+    }
+    return SC_OK;
+}
+
+sc_status sc_dit_pass(const sc_dit *d, sc_work *w, const sc_pass_args *a, sc_error *err) {
+    const bool memory_only = !a->flow[0];
+    sc_status rc;
+
+    assert(a->seqs >= 1 && a->seqs <= w->batch && a->layout->tokens == w->tokens);
+    TRY(embed(d, w, a, err));
+    for (int i = 0; i < d->shape.layers; i++) {
+        const bool stop = memory_only && i == d->shape.layers - 1;
+        TRY(self_attention(d, w, a, i, stop, err));
+        if (stop) return SC_OK;
+        TRY(cross_attention(d, w, a, i, err));
+        TRY(feed_forward(d, w, a, i, err));
+    }
+    return head(d, w, a, err);
+}
