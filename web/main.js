@@ -161,6 +161,7 @@ function onOpen(info) {
   page.state(info.state);
   page.phase('live');
   page.notice('Waiting for the first picture', { busy: true });
+  page.toast('');
   controls.live(true);
 }
 
