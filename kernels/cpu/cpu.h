@@ -54,6 +54,9 @@ sc_status sc_cpu_scratch(sc_device *dev, void **out, size_t bytes, sc_error *err
 /* 64-byte aligned memory, not zeroed; free() releases it. NULL: out of memory. bytes may be 0. */
 void *sc_cpu_aligned(size_t bytes);
 
+/* Dot product in sixteen partial sums added pairwise (twin_transformer.c). */
+float sc_cpu_dot(const float *a, const float *b, int n);
+
 /* Age of a slot in latent frames, as ops.h defines it (twin_attention.c). */
 int64_t sc_cpu_age(const sc_rope *rope, const sc_kv_view *view, const sc_kv_slot *slot);
 
