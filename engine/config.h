@@ -6,6 +6,7 @@
 #define SC_ENGINE_CONFIG_H
 #include "base/status.h"
 #include <stdbool.h>
+#include <stddef.h>
 #ifdef __cplusplus
 extern "C" {
 #endif

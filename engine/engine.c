@@ -1,0 +1,347 @@
+/* engine.c - opening a model: files, device, tables, the pool of pages; and running a pass for a batch of sessions.
+ *
+ * Everything that a stream will ever need is allocated here or at sc_session_create, so a chunk's path allocates nothing.
+ * The pool holds max_sessions runs of pages; a session's memory is constant, so admission is exact. */
+#include "engine/internal.h"
+#include "base/log.h"
+#include "base/sha256.h"
+#include "engine/devmem.h"
+
+#include <assert.h>
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define TRY(call) do { if ((rc = (call))) goto cleanup; } while (0)
+
+static sc_status open_set(sc_tensors **out, const char *dir, char files[][128], int count, sc_error *err) {
+    char paths[32][1024];
+    const char *list[32];
+    for (int i = 0; i < count; i++) {
+        if (snprintf(paths[i], sizeof paths[i], "%s/%s", dir, files[i]) >= (int)sizeof paths[i]) return sc_fail(err, SC_EINVAL, "model %s: path too long", dir);
+        list[i] = paths[i];
+    }
+    return sc_tensors_open(out, list, count, err);
+}
+
+static sc_status override_memory(sc_engine *e, const sc_engine_options *o, sc_error *err) {
+    if (o->max_distance) e->cfg.memory.max_distance = o->max_distance;
+    if (!o->memory) return SC_OK;
+    if (!strcmp(o->memory, "pbsa")) {
+        e->cfg.memory.kind = SC_MEMORY_PBSA;
+        if (e->cfg.memory.tile[0] < 1) return sc_fail(err, SC_EINVAL, "memory pbsa: the model's config.json has no memory.tile");
+    } else if (!strcmp(o->memory, "window") || !strcmp(o->memory, "dense")) {
+        if (e->cfg.memory.kind == SC_MEMORY_PBSA) {
+            e->cfg.memory.window_frames = e->cfg.memory.window_chunks * e->cfg.chunk_frames;
+            e->cfg.memory.sink_frames = 0;
+        }
+        if (!strcmp(o->memory, "dense")) { e->cfg.memory.window_frames = 21; e->cfg.memory.sink_frames = 0; }
+        e->cfg.memory.kind = SC_MEMORY_WINDOW;
+    } else {
+        return sc_fail(err, SC_EINVAL, "memory %s: not one of pbsa, window, dense", o->memory);
+    }
+    return SC_OK;
+}
+
+static sc_status load_parts(sc_engine *e, const char *dir, sc_error *err) {
+    const sc_config *c = &e->cfg;
+    const sc_dit_shape dit = {.dim = c->dit.dim, .heads = c->dit.heads, .head_dim = c->dit.head_dim, .ffn_dim = c->dit.ffn_dim, .layers = c->dit.layers,
+                              .text_dim = c->dit.text_dim, .text_len = c->dit.text_len, .freq_dim = c->dit.freq_dim, .in_ch = c->dit.in_ch,
+                              .out_ch = c->dit.out_ch, .patch_h = c->dit.patch[1], .patch_w = c->dit.patch[2], .eps = c->dit.eps};
+    const sc_t5_shape t5 = {.vocab = c->t5.vocab, .dim = c->t5.dim, .dim_attn = c->t5.dim_attn, .dim_ffn = c->t5.dim_ffn, .heads = c->t5.heads,
+                            .layers = c->t5.layers, .buckets = c->t5.buckets, .max_dist = c->t5.max_dist};
+    char path[1024];
+    char decoder[1][128];
+    sc_status rc;
+
+    memcpy(decoder[0], c->decoder_file, sizeof decoder[0]);
+    snprintf(path, sizeof path, "%s/%s", dir, c->tokenizer_file);
+    TRY(sc_tokenizer_open(&e->tokenizer, path, err));
+    TRY(open_set(&e->dit_tensors, dir, e->cfg.dit_files, c->dit_file_count, err));
+    TRY(open_set(&e->text_tensors, dir, e->cfg.text_files, c->text_file_count, err));
+    TRY(open_set(&e->decoder_tensors, dir, decoder, 1, err));
+    TRY(sc_dit_load(&e->dit, e->dev, e->dit_tensors, "", &dit, err));
+    TRY(sc_t5_load(&e->t5, e->dev, e->text_tensors, "", &t5, err));
+    if (c->decoder.kind != SC_DECODER_TAEHV) { rc = sc_fail(err, SC_EINVAL, "%s/config.json: decoder.kind: this version decodes with TAEHV models only", dir); goto cleanup; }
+    TRY(sc_tae_load(&e->tae, e->dev, e->decoder_tensors, "", c->decoder.z, c->decoder.patch, c->latent_h, c->latent_w, c->chunk_frames, err));
+    if (e->dit->pos && e->dit->pos_rows != (c->latent_h / dit.patch_h) * (c->latent_w / dit.patch_w))
+        rc = sc_fail(err, SC_EINVAL, "tensor pos_embedding: %lld rows, a latent frame has %d tokens", (long long)e->dit->pos_rows,
+                     (c->latent_h / dit.patch_h) * (c->latent_w / dit.patch_w));
+cleanup:
+    return rc;
+}
+
+/* Timesteps, their modulation rows, and which row each token uses. */
+static sc_status plan_steps(sc_engine *e, sc_error *err) {
+    const size_t row = sc_dit_mod_row(e->dit), tokens = (size_t)SC_MAX_BATCH * (size_t)e->layout->tokens;
+    const int steps = e->cfg.step_count;
+    const sc_ops *ops = e->dev->ops;
+    float *host = malloc(row * sizeof *host);
+    sc_status rc;
+
+    if (!host) return sc_fail(err, SC_ENOMEM, "timesteps: out of memory");
+    TRY(ops->alloc(e->dev, (void **)&e->mods, (size_t)(steps + 1) * row * 4, err));
+    TRY(ops->alloc(e->dev, (void **)&e->row_mod, (size_t)(steps + 1) * tokens * 4, err));
+    TRY(ops->alloc(e->dev, (void **)&e->row_mod_mixed, tokens * 4, err));
+    if (!(e->row_mod_host = malloc(tokens * sizeof *e->row_mod_host))) { rc = sc_fail(err, SC_ENOMEM, "timesteps: out of memory"); goto cleanup; }
+    sc_schedule_init(&e->schedule, e->cfg.shift, e->cfg.exact_sigma);
+    for (int i = 0; i <= steps; i++) {
+        e->timestep[i] = i < steps ? sc_schedule_warp(&e->schedule, e->cfg.steps[i]) : 0.0;
+        e->sigma[i] = sc_schedule_sigma(&e->schedule, e->timestep[i]);
+        TRY(sc_dit_modulation(e->dit, e->timestep[i], host, NULL, NULL, err));
+        TRY(ops->upload(e->dev, e->mods + (size_t)i * row, host, row * 4, err));
+        for (size_t t = 0; t < tokens; t++) e->row_mod_host[t] = i;
+        TRY(ops->upload(e->dev, e->row_mod + (size_t)i * tokens, e->row_mod_host, tokens * 4, err));
+    }
+cleanup:
+    free(host);
+    return rc;
+}
+
+static void digest(sc_engine *e) {
+    const sc_tensors *sets[] = {e->dit_tensors, e->text_tensors, e->decoder_tensors};
+    sc_sha256 s;
+    sc_sha256_init(&s);
+    for (int i = 0; i < 3; i++)
+        for (int j = 0; j < sc_tensors_count(sets[i]); j++) {
+            const sc_tensor *t = sc_tensors_at(sets[i], j);
+            sc_sha256_add(&s, t->name, strlen(t->name) + 1);
+            sc_sha256_add(&s, t->shape, sizeof *t->shape * (size_t)t->rank);
+            sc_sha256_add(&s, t->data, t->bytes < 4096 ? t->bytes : 4096);
+        }
+    sc_sha256_hex(&s, e->info.digest);
+}
+
+static sc_status plan_memory(sc_engine *e, sc_error *err) {
+    const sc_config *c = &e->cfg;
+    const bool pbsa = c->memory.kind == SC_MEMORY_PBSA;
+    const sc_ops *ops = e->dev->ops;
+    sc_status rc;
+
+    TRY(sc_layout_create(&e->layout, e->dev, c->chunk_frames, c->latent_h / c->dit.patch[1], c->latent_w / c->dit.patch[2], pbsa ? c->memory.tile : NULL,
+                         c->dit.head_dim, pbsa ? c->memory.max_distance : -1, err));
+    e->rule = (sc_kv_rule){.pbsa = pbsa, .window_chunks = c->memory.window_chunks, .capacity = pbsa ? c->memory.persistent_blocks : 0,
+                           .window_frames = c->memory.window_frames, .sink_frames = c->memory.sink_frames};
+    const int slots = sc_kv_slots(&e->rule, e->layout);
+    e->pages_per_session = c->dit.layers * c->dit.heads * slots;
+    e->pages.head_dim = c->dit.head_dim;
+    e->pages.page_rows = e->layout->block_max;
+    e->pages.pages = e->pages_per_session * e->max_sessions;
+    const size_t page = (size_t)e->pages.page_rows * (size_t)e->pages.head_dim * sc_act_bytes(e->dev);
+    TRY(ops->alloc(e->dev, &e->pages.k, (size_t)e->pages.pages * page, err));
+    TRY(ops->alloc(e->dev, &e->pages.v, (size_t)e->pages.pages * page, err));
+    TRY(ops->alloc(e->dev, (void **)&e->pages.rep_k, (size_t)e->pages.pages * (size_t)e->pages.head_dim * 4, err));
+    TRY(sc_work_create(&e->work, e->dit, e->layout, e->batch, slots, e->rule.capacity, err));
+    e->latent_count = (size_t)c->dit.in_ch * (size_t)c->chunk_frames * (size_t)(c->latent_h * c->latent_w);
+    TRY(ops->alloc(e->dev, (void **)&e->noise, e->latent_count * 4, err));
+    if (!(e->check = malloc(e->latent_count * 4))) rc = sc_fail(err, SC_ENOMEM, "engine: out of memory");
+    e->info.session_bytes = (size_t)e->pages_per_session * (2 * page + (size_t)e->pages.head_dim * 4 + sizeof(sc_kv_slot)) + 4 * e->latent_count * 4;
+    e->info.work_bytes = e->work->bytes + sc_tae_work_bytes(e->tae);
+cleanup:
+    return rc;
+}
+
+static void describe(sc_engine *e) {
+    sc_model_info *i = &e->info;
+    const sc_config *c = &e->cfg;
+    const int scale = sc_tae_scale(e->tae), time = sc_tae_time_scale(e->tae);
+    const sc_tensors *sets[] = {e->dit_tensors, e->text_tensors, e->decoder_tensors};
+
+    snprintf(i->name, sizeof i->name, "%s", c->name);
+    snprintf(i->device, sizeof i->device, "%s", e->dev->name);
+    i->width = c->latent_w * scale;
+    i->height = c->latent_h * scale;
+    i->fps = c->fps;
+    i->latent_frames = c->chunk_frames;
+    i->frames_chunk = c->chunk_frames * time;
+    i->frames_first = i->frames_chunk - sc_tae_startup(e->tae);
+    i->steps = c->step_count;
+    i->max_sessions = e->max_sessions;
+    i->frame_bytes = (size_t)i->width * (size_t)i->height * 3 / 2;
+    i->prompt_tokens = c->dit.text_len;
+    i->parameters = e->dit->parameters;
+    for (int s = 0; s < 3; s++)
+        for (int j = 0; j < sc_tensors_count(sets[s]); j++) i->weight_bytes += sc_tensors_at(sets[s], j)->bytes;
+    digest(e);
+}
+
+sc_status sc_engine_open(sc_engine **out, const sc_engine_options *o, sc_error *err) {
+    sc_engine *e = calloc(1, sizeof *e);
+    sc_status rc = SC_OK;
+
+    *out = NULL;
+    if (!e) return sc_fail(err, SC_ENOMEM, "engine: out of memory");
+    e->max_sessions = o->max_sessions < 1 ? 4 : o->max_sessions > 256 ? 256 : o->max_sessions;
+    e->batch = e->max_sessions < SC_MAX_BATCH ? e->max_sessions : SC_MAX_BATCH;
+    TRY(sc_config_read(&e->cfg, o->model_dir, err));
+    TRY(override_memory(e, o, err));
+    /* A model whose weights are float16 stays so on the GPU: rounding them to bf16 changes which blocks are kept. */
+    const bool wan = !e->cfg.exact_sigma;
+    TRY(sc_device_open(&e->dev, o->device ? o->device : "cpu", o->threads, wan ? SC_BF16 : SC_F16, err));
+    TRY(load_parts(e, o->model_dir, err));
+    TRY(plan_memory(e, err));
+    TRY(plan_steps(e, err));
+    describe(e);
+    sc_log(SC_LOG_INFO, "engine", "model=%s device=\"%s\" parameters=%ld session_mb=%.1f sessions=%d", e->info.name, e->info.device, e->info.parameters,
+           (double)e->info.session_bytes / 1e6, e->max_sessions);
+    *out = e;
+    e = NULL;
+cleanup:
+    sc_engine_close(e);
+    return rc;
+}
+
+void sc_engine_close(sc_engine *e) {
+    if (!e) return;
+    if (e->dev) {
+        const sc_ops *ops = e->dev->ops;
+        void *p[] = {e->mods, e->row_mod, e->row_mod_mixed, e->pages.k, e->pages.v, e->pages.rep_k, e->noise};
+        sc_prompt_cache_clear(e);
+        sc_work_free(e->work, e->dev);
+        sc_layout_free(e->layout, e->dev);
+        sc_tae_close(e->tae);
+        sc_dit_close(e->dit);
+        sc_t5_close(e->t5);
+        for (size_t i = 0; i < sizeof p / sizeof *p; i++) ops->release(e->dev, p[i]);
+        sc_device_close(e->dev);
+    }
+    sc_tokenizer_close(e->tokenizer);
+    sc_tensors_close(e->dit_tensors);
+    sc_tensors_close(e->text_tensors);
+    sc_tensors_close(e->decoder_tensors);
+    free(e->row_mod_host);
+    free(e->check);
+    free(e);
+}
+
+void sc_engine_describe(const sc_engine *e, sc_model_info *out) { *out = e->info; }
+
+/* ---- passes ------------------------------------------------------------------------------------------------------------- */
+
+/* Fills what every transformer pass needs. step[s]: row of the modulation table, steps = the clean pass. */
+static sc_status prepare(sc_engine *e, sc_session *const *ss, int n, const int *step, sc_pass_args *a, sc_error *err) {
+    const size_t tokens = (size_t)e->layout->tokens;
+    bool same = true;
+
+    a->seqs = n;
+    a->layout = e->layout;
+    a->pages = e->pages;
+    a->mods = e->mods;
+    a->sparse = e->rule.pbsa;
+    a->capacity = e->rule.capacity;
+    for (int i = 0; i < n; i++) {
+        sc_session *s = ss[i];
+        a->view[i] = sc_kv_view_of(&s->memory);
+        a->keep[i] = sc_kv_keep(e->cfg.memory.keep_ratio, a->view[i].window);
+        a->cross[i] = s->blend.kv ? &s->blend : &s->prompt->cross;
+        a->latent[i] = s->x;
+        same = same && step[i] == step[0];
+    }
+    if (same) {
+        a->row_mod = e->row_mod + (size_t)step[0] * SC_MAX_BATCH * tokens;
+        return SC_OK;
+    }
+    for (int i = 0; i < n; i++)
+        for (size_t t = 0; t < tokens; t++) e->row_mod_host[(size_t)i * tokens + t] = step[i];
+    a->row_mod = e->row_mod_mixed;
+    return e->dev->ops->upload(e->dev, e->row_mod_mixed, e->row_mod_host, (size_t)n * tokens * 4, err);
+}
+
+static sc_status run_denoise(sc_engine *e, sc_session *const *ss, int n, sc_error *err) {
+    const sc_ops *ops = e->dev->ops;
+    sc_pass_args a = {0};
+    int step[SC_MAX_BATCH];
+    sc_status rc;
+
+    for (int i = 0; i < n; i++) {
+        step[i] = ss[i]->phase;
+        if (step[i] == 0 && (rc = sc_session_begin_chunk(ss[i], err))) return rc;
+        a.flow[i] = ss[i]->flow;
+    }
+    if ((rc = prepare(e, ss, n, step, &a, err))) return rc;
+    if ((rc = sc_dit_pass(e->dit, e->work, &a, err))) return rc;
+    for (int i = 0; i < n; i++) {
+        const bool last = step[i] == e->cfg.step_count - 1;
+        if (!last && (rc = ops->noise(e->dev, &(sc_noise_args){.out = e->noise, .count = e->latent_count, .seed = ss[i]->seed, .chunk = ss[i]->chunk,
+                                                               .step = (uint32_t)step[i] + 1}, err))) return rc;
+        if ((rc = ops->denoise(e->dev, &(sc_denoise_args){.x = ss[i]->x, .flow = ss[i]->flow, .noise = e->noise, .count = e->latent_count,
+                                                          .sigma = e->sigma[step[i]], .next_sigma = last ? -1.0 : e->sigma[step[i] + 1]}, err))) return rc;
+        ss[i]->phase++;
+    }
+    return SC_OK;
+}
+
+static sc_status run_decode(sc_engine *e, sc_session *s, sc_error *err) {
+    const sc_ops *ops = e->dev->ops;
+    int count = 0;
+    sc_status rc;
+
+    if ((rc = ops->download(e->dev, e->check, s->x, e->latent_count * 4, err))) return rc;
+    for (size_t i = 0; i < e->latent_count; i++)
+        if (!isfinite(e->check[i])) {
+            s->failed = true;
+            sc_fail(&s->error, SC_EINVAL, "chunk %llu: the model's output is not finite", (unsigned long long)s->chunk);
+            return SC_OK;
+        }
+    if ((rc = sc_tae_decode(e->tae, &s->tae, s->x, e->cfg.chunk_frames, false, true, NULL, s->pixels, &count, NULL, NULL, err))) return rc;
+    if ((rc = ops->download(e->dev, s->frames, s->pixels, (size_t)count * e->info.frame_bytes, err))) return rc;
+    s->newest = (sc_frames){.chunk = s->chunk, .first_frame = s->frames_made, .count = count, .width = e->info.width, .height = e->info.height,
+                            .prompt_seq = s->prompt_seq, .first_of_prompt = s->fresh_prompt, .data = s->frames, .frame_bytes = e->info.frame_bytes};
+    s->frames_made += (uint64_t)count;
+    s->phase++;
+    return SC_OK;
+}
+
+static sc_status run_clean(sc_engine *e, sc_session *const *ss, int n, sc_error *err) {
+    sc_pass_args a = {0};
+    int step[SC_MAX_BATCH];
+    sc_status rc;
+
+    for (int i = 0; i < n; i++) {
+        step[i] = e->cfg.step_count;
+        a.update[i] = sc_kv_must_update(&ss[i]->memory);
+    }
+    if ((rc = prepare(e, ss, n, step, &a, err))) return rc;
+    if ((rc = sc_dit_pass(e->dit, e->work, &a, err))) return rc;
+    for (int i = 0; i < n; i++) {
+        sc_session *s = ss[i];
+        const int keep = e->cfg.memory.window_chunks - 1;
+        if (s->past) { /* the window's clean latents, for a later recache */
+            if (s->past_count == keep) {
+                for (int k = 0; k + 1 < keep; k++)
+                    if ((rc = e->dev->ops->copy(e->dev, s->past + (size_t)k * e->latent_count, s->past + (size_t)(k + 1) * e->latent_count, e->latent_count * 4, err))) return rc;
+                s->past_count--;
+            }
+            if ((rc = e->dev->ops->copy(e->dev, s->past + (size_t)s->past_count * e->latent_count, s->x, e->latent_count * 4, err))) return rc;
+            s->past_count++;
+        }
+        sc_kv_end(&s->memory);
+        s->chunk++;
+        s->phase = 0;
+    }
+    return SC_OK;
+}
+
+sc_status sc_engine_run(sc_engine *e, sc_session *const *sessions, int count, sc_error *err) {
+    sc_session *live[SC_MAX_BATCH];
+    int n = 0;
+    sc_status rc = SC_OK;
+
+    assert(count >= 1 && count <= SC_MAX_BATCH);
+    for (int i = 0; i < count; i++) {
+        assert(sessions[i]->engine == e && sc_session_next(sessions[i]).kind == sc_session_next(sessions[0]).kind);
+        if (!sessions[i]->failed) live[n++] = sessions[i];
+    }
+    for (int i = 0; i < n && !rc; i += e->batch) {
+        const int part = n - i < e->batch ? n - i : e->batch;
+        switch (sc_session_next(live[i]).kind) {
+        case SC_PASS_DENOISE: rc = run_denoise(e, live + i, part, err); break;
+        case SC_PASS_CLEAN: rc = run_clean(e, live + i, part, err); break;
+        case SC_PASS_DECODE:
+            for (int k = 0; k < part && !rc; k++) rc = run_decode(e, live[i + k], err);
+            break;
+        }
+    }
+    return rc;
+}

@@ -1,0 +1,87 @@
+/* internal.h - what engine.c, session.c and prompt.c share; not for users of the engine. */
+#ifndef SC_ENGINE_INTERNAL_H
+#define SC_ENGINE_INTERNAL_H
+#include "engine/config.h"
+#include "engine/engine.h"
+#include "engine/kv_memory.h"
+#include "engine/schedule.h"
+#include "engine/tae.h"
+#include "engine/text_encoder.h"
+#include "engine/tokenizer.h"
+#include "engine/transformer.h"
+
+enum { SC_PROMPT_CACHE = 16 };
+
+/* An encoded prompt. Reference counted by sessions and by the cache. */
+struct sc_prompt {
+    char *text;
+    size_t text_n;
+    int refs;
+    uint64_t used;     /* for the cache: when last asked for */
+    int tokens;
+    float *emb;        /* host [tokens][text_dim] */
+    sc_cross cross;
+};
+
+struct sc_engine {
+    sc_device *dev;
+    sc_config cfg;
+    sc_tensors *dit_tensors, *text_tensors, *decoder_tensors;
+    sc_tokenizer *tokenizer;
+    sc_t5 *t5;
+    sc_dit *dit;
+    sc_tae *tae;
+    sc_layout *layout;
+    sc_work *work;
+    sc_schedule schedule;
+    double timestep[SC_MAX_STEPS + 1], sigma[SC_MAX_STEPS + 1]; /* of the steps; then the clean pass, t = 0 */
+    float *mods;            /* device [steps + 1][sc_dit_mod_row] */
+    int32_t *row_mod;       /* device [steps + 1][SC_MAX_BATCH * tokens]: all rows at one step */
+    int32_t *row_mod_mixed; /* device [SC_MAX_BATCH * tokens]: scratch of a batch whose sessions are at different steps */
+    int32_t *row_mod_host;
+    sc_kv_rule rule;
+    sc_pages pages;
+    int pages_per_session, max_sessions, batch;
+    bool taken[256];
+    size_t latent_count;    /* floats of a chunk's latent */
+    float *noise;           /* device [latent_count] */
+    float *check;           /* host [latent_count]: for the finite check */
+    sc_prompt *cache[SC_PROMPT_CACHE];
+    uint64_t clock;         /* of the cache */
+    sc_model_info info;
+};
+
+struct sc_session {
+    sc_engine *engine;
+    uint64_t seed, chunk;
+    int place;             /* which run of pages */
+    int phase;             /* 0..steps-1 denoise, steps decode, steps + 1 clean */
+    sc_kv_memory memory;
+    float *x, *flow;       /* device, latent of the chunk; x is x0 after the last step */
+    float *past;           /* device [window_chunks - 1][latent_count]: clean latents of the window, newest last, for recache */
+    int past_count;
+    sc_tae_state tae;
+    uint8_t *pixels, *frames; /* device, host: I420 */
+    sc_frames newest;
+    uint64_t frames_made;
+    sc_prompt *prompt, *next_prompt;
+    uint32_t prompt_seq, next_seq;
+    sc_transition transition;
+    int blend_chunks, blend_done;
+    sc_prompt *blend_from;    /* while a blend runs */
+    sc_cross blend;           /* this chunk's mix */
+    bool fresh_prompt;        /* this chunk is the first under prompt_seq */
+    bool failed;
+    sc_error error;
+};
+
+/* prompt.c */
+sc_status sc_prompt_get(sc_engine *e, const char *text, size_t n, sc_prompt **out, sc_error *err); /* the caller holds a reference */
+void sc_prompt_drop(sc_engine *e, sc_prompt *p);
+void sc_prompt_cache_clear(sc_engine *e);
+sc_status sc_prompt_mix(sc_engine *e, const sc_prompt *a, const sc_prompt *b, double weight_b, sc_cross *out, sc_error *err);
+
+/* session.c */
+sc_status sc_session_begin_chunk(sc_session *s, sc_error *err);
+
+#endif

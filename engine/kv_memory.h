@@ -1,0 +1,67 @@
+/* kv_memory.h - which keys and values one session remembers: slots of pages, per layer and head.
+ *
+ * Two kinds. PBSA (DESIGN.md section 1): slots [0, C) for persistent blocks, then window_chunks x blocks; which pages are where is
+ * decided by memory_update on the device, head by head, so the host knows the counts only. WINDOW: capacity latent frames of which
+ * the first `sink` stay; when a chunk would overflow, at its first pass, the frames right after the sink are dropped; the host keeps
+ * the table, the same for all layers and heads, and uploads it once a chunk.
+ *
+ * A session owns a fixed run of pages for its whole life: ageing permutes slots, no key or value is ever moved, and nothing grows.
+ * Thread: engine. */
+#ifndef SC_ENGINE_KV_MEMORY_H
+#define SC_ENGINE_KV_MEMORY_H
+#include "engine/transformer.h"
+#include <stdbool.h>
+
+typedef struct {
+    bool pbsa;
+    int window_chunks, capacity;      /* PBSA */
+    int window_frames, sink_frames;   /* WINDOW: capacity in latent frames, current chunk and sink included */
+} sc_kv_rule;
+
+typedef struct {
+    sc_device *dev;
+    sc_kv_rule rule;
+    const sc_layout *layout;
+    int layers, heads, slots;         /* slots of one head */
+    int first_page;                   /* of the session's run of layers * heads * slots pages */
+    sc_kv_slot *device;               /* [layers][heads][slots] */
+    sc_kv_slot *host;                 /* scratch of the same size */
+    int64_t chunk;                    /* the current chunk, as slots know it */
+    int persistent;                   /* PBSA: blocks of P */
+    int chunks;                       /* PBSA: chunks in the window, the current one included */
+    int frames;                       /* WINDOW: latent frames held, the current chunk included */
+    int64_t *frame;                   /* WINDOW: [window_frames] latent frame in each place */
+    int *group;                       /* WINDOW: [window_frames] which run of pages holds it */
+    bool begun;
+} sc_kv_memory;
+
+/* Slots a head needs under this rule. */
+int sc_kv_slots(const sc_kv_rule *rule, const sc_layout *layout);
+
+/* Errors: SC_EINVAL when capacity < sink + chunk (the reference would silently overwrite its sink), SC_ENOMEM. */
+sc_status sc_kv_init(sc_kv_memory *m, sc_device *dev, const sc_kv_rule *rule, const sc_layout *layout, int layers, int heads, int first_page,
+                     sc_error *err);
+void sc_kv_free(sc_kv_memory *m);
+
+/* Forget everything; the next chunk is `chunk`. */
+sc_status sc_kv_reset(sc_kv_memory *m, int64_t chunk, sc_error *err);
+
+/* Before the first pass of a chunk. */
+sc_status sc_kv_begin(sc_kv_memory *m, sc_error *err);
+
+/* What a pass of the current chunk sees, of layer 0. */
+sc_kv_view sc_kv_view_of(const sc_kv_memory *m);
+
+/* PBSA: the clean pass of this chunk must update the memory (the next chunk pushes the oldest out). */
+bool sc_kv_must_update(const sc_kv_memory *m);
+
+/* After the clean pass: counts move on, the next chunk is current. */
+void sc_kv_end(sc_kv_memory *m);
+
+/* PBSA, between chunks: keep P and the newest chunk only. WINDOW: keep the sink and the newest chunk. */
+sc_status sc_kv_flush(sc_kv_memory *m, sc_error *err);
+
+/* K = max(1, ceil(keep_ratio * window blocks)), the ratio as the decimal that was written (0.3 * 10 is 3, not 4). */
+int sc_kv_keep(double keep_ratio, int window_blocks);
+
+#endif

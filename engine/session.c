@@ -1,0 +1,174 @@
+/* session.c - one running stream: where it stands in its chunk, its prompt, its transitions.
+ *
+ * A prompt that arrives is encoded at once and waits; the next chunk that begins takes it. How the memory meets the new words:
+ *   switch   new keys and values from this chunk on, the memory as it is
+ *   blend    the embeddings move from old to new over n chunks
+ *   recache  the window's pages are written again from its clean latents under the new words
+ *   flush    only the persistent blocks and the newest chunk stay
+ *   cut      an empty memory: a new scene
+ * Thread: engine. */
+#include "engine/internal.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#define TRY(call) do { if ((rc = (call))) goto cleanup; } while (0)
+
+static const char *const transition_words[] = {[SC_SWITCH] = "switch", [SC_BLEND] = "blend", [SC_RECACHE] = "recache", [SC_FLUSH] = "flush", [SC_CUT] = "cut"};
+
+bool sc_transition_parse(const char *word, sc_transition *out) {
+    for (int i = 0; i <= SC_CUT; i++)
+        if (!strcmp(word, transition_words[i])) { *out = (sc_transition)i; return true; }
+    return false;
+}
+
+const char *sc_transition_name(sc_transition t) { return transition_words[t]; }
+
+sc_status sc_session_create(sc_engine *e, uint64_t seed, const char *prompt, size_t n, uint32_t prompt_seq, sc_session **out, sc_error *err) {
+    sc_session *s = NULL;
+    const sc_ops *ops = e->dev->ops;
+    const size_t latent = e->latent_count * 4, pixels = (size_t)e->info.frames_chunk * e->info.frame_bytes;
+    int place = 0;
+    sc_status rc = SC_OK;
+
+    *out = NULL;
+    while (place < e->max_sessions && e->taken[place]) place++;
+    if (place == e->max_sessions) return sc_fail(err, SC_EBUSY, "all %d places for sessions are taken", e->max_sessions);
+    if (!(s = calloc(1, sizeof *s))) return sc_fail(err, SC_ENOMEM, "session: out of memory");
+    s->engine = e;
+    s->seed = seed;
+    s->place = place;
+    e->taken[place] = true;
+    s->prompt_seq = prompt_seq;
+    s->fresh_prompt = true;
+    TRY(sc_prompt_get(e, prompt, n, &s->prompt, err));
+    TRY(sc_kv_init(&s->memory, e->dev, &e->rule, e->layout, e->cfg.dit.layers, e->cfg.dit.heads, place * e->pages_per_session, err));
+    TRY(ops->alloc(e->dev, (void **)&s->x, latent, err));
+    TRY(ops->alloc(e->dev, (void **)&s->flow, latent, err));
+    if (e->rule.pbsa && e->rule.window_chunks > 1) TRY(ops->alloc(e->dev, (void **)&s->past, latent * (size_t)(e->rule.window_chunks - 1), err));
+    TRY(ops->alloc(e->dev, (void **)&s->pixels, pixels, err));
+    TRY(sc_tae_state_init(e->tae, &s->tae, err));
+    if (!(s->frames = malloc(pixels))) { rc = sc_fail(err, SC_ENOMEM, "session: out of memory"); goto cleanup; }
+    *out = s;
+    s = NULL;
+cleanup:
+    sc_session_destroy(s);
+    return rc;
+}
+
+void sc_session_destroy(sc_session *s) {
+    if (!s) return;
+    sc_engine *e = s->engine;
+    void *p[] = {s->x, s->flow, s->past, s->pixels};
+    e->taken[s->place] = false;
+    for (size_t i = 0; i < sizeof p / sizeof *p; i++) e->dev->ops->release(e->dev, p[i]);
+    sc_kv_free(&s->memory);
+    sc_tae_state_free(e->tae, &s->tae);
+    if (s->blend.kv) sc_cross_free(e->dit, &s->blend);
+    sc_prompt_drop(e, s->prompt);
+    sc_prompt_drop(e, s->next_prompt);
+    sc_prompt_drop(e, s->blend_from);
+    free(s->frames);
+    free(s);
+}
+
+sc_status sc_session_set_prompt(sc_session *s, const char *text, size_t n, uint32_t seq, sc_transition transition, int blend_chunks, uint64_t *applies_at,
+                                sc_error *err) {
+    sc_prompt *p;
+    sc_status rc;
+
+    if (transition == SC_BLEND && (blend_chunks < 1 || blend_chunks > 64)) return sc_fail(err, SC_EINVAL, "transition blend: %d chunks is not in 1..64", blend_chunks);
+    if ((rc = sc_prompt_get(s->engine, text, n, &p, err))) return rc;
+    sc_prompt_drop(s->engine, s->next_prompt);
+    s->next_prompt = p;
+    s->next_seq = seq;
+    s->transition = transition;
+    s->blend_chunks = blend_chunks;
+    if (applies_at) *applies_at = s->phase == 0 ? s->chunk : s->chunk + 1;
+    return SC_OK;
+}
+
+/* Write the window's pages again from its clean latents under the prompt in force, oldest chunk first. */
+static sc_status recache(sc_session *s, sc_error *err) {
+    sc_engine *e = s->engine;
+    const int blocks = e->layout->blocks.blocks;
+    const sc_kv_view now = sc_kv_view_of(&s->memory);
+
+    for (int k = 0; k < s->past_count; k++) {
+        sc_pass_args a = {.seqs = 1, .layout = e->layout, .pages = e->pages, .mods = e->mods, .sparse = true, .capacity = e->rule.capacity,
+                          .row_mod = e->row_mod + (size_t)e->cfg.step_count * SC_MAX_BATCH * (size_t)e->layout->tokens};
+        sc_status rc;
+        a.view[0] = now;
+        a.view[0].window = (s->memory.chunks - s->past_count + k) * blocks;
+        a.view[0].chunk_now = s->memory.chunk - s->past_count + k;
+        a.keep[0] = sc_kv_keep(e->cfg.memory.keep_ratio, a.view[0].window);
+        a.cross[0] = &s->prompt->cross;
+        a.latent[0] = s->past + (size_t)k * e->latent_count;
+        if ((rc = sc_dit_pass(e->dit, e->work, &a, err))) return rc;
+    }
+    return SC_OK;
+}
+
+static sc_status take_prompt(sc_session *s, sc_error *err) {
+    sc_engine *e = s->engine;
+
+    sc_prompt_drop(e, s->blend_from);
+    s->blend_from = NULL;
+    if (s->transition == SC_BLEND) s->blend_from = s->prompt;
+    else sc_prompt_drop(e, s->prompt);
+    s->prompt = s->next_prompt;
+    s->next_prompt = NULL;
+    s->prompt_seq = s->next_seq;
+    s->fresh_prompt = true;
+    s->blend_done = 0;
+    switch (s->transition) {
+    case SC_CUT:
+        s->past_count = 0;
+        return sc_kv_reset(&s->memory, s->memory.chunk, err);
+    case SC_FLUSH:
+        if (s->past && s->past_count > 1) {
+            sc_status rc = e->dev->ops->copy(e->dev, s->past, s->past + (size_t)(s->past_count - 1) * e->latent_count, e->latent_count * 4, err);
+            if (rc) return rc;
+            s->past_count = 1;
+        }
+        return sc_kv_flush(&s->memory, err);
+    case SC_RECACHE: return s->past ? recache(s, err) : SC_OK;
+    case SC_SWITCH: case SC_BLEND: break;
+    }
+    return SC_OK;
+}
+
+sc_status sc_session_begin_chunk(sc_session *s, sc_error *err) {
+    sc_engine *e = s->engine;
+    sc_status rc;
+
+    s->fresh_prompt = s->chunk == 0;
+    if (s->next_prompt && (rc = take_prompt(s, err))) return rc;
+    if (s->blend.kv) sc_cross_free(e->dit, &s->blend);
+    if (s->blend_from) {
+        s->blend_done++;
+        if (s->blend_done >= s->blend_chunks) { sc_prompt_drop(e, s->blend_from); s->blend_from = NULL; }
+        else if ((rc = sc_prompt_mix(e, s->blend_from, s->prompt, (double)s->blend_done / s->blend_chunks, &s->blend, err))) return rc;
+    }
+    if ((rc = sc_kv_begin(&s->memory, err))) return rc;
+    return e->dev->ops->noise(e->dev, &(sc_noise_args){.out = s->x, .count = e->latent_count, .seed = s->seed, .chunk = s->chunk, .step = 0}, err);
+}
+
+sc_pass sc_session_next(const sc_session *s) {
+    const int steps = s->engine->cfg.step_count;
+    sc_pass p = {.chunk = s->chunk, .prompt_seq = s->phase == 0 && s->next_prompt ? s->next_seq : s->prompt_seq};
+    p.kind = s->phase < steps ? SC_PASS_DENOISE : s->phase == steps ? SC_PASS_DECODE : SC_PASS_CLEAN;
+    p.step = s->phase < steps ? s->phase : 0;
+    return p;
+}
+
+bool sc_session_failed(const sc_session *s, sc_error *err) {
+    if (s->failed && err) *err = s->error;
+    return s->failed;
+}
+
+sc_status sc_session_frames(const sc_session *s, sc_frames *out, sc_error *err) {
+    if (!s->newest.count) return sc_fail(err, SC_ENOTFOUND, "no chunk has been decoded yet");
+    *out = s->newest;
+    return SC_OK;
+}
