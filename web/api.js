@@ -6,6 +6,7 @@
 import { problemInWords } from './words.js';
 
 const KEY = 'sparsecast.key';
+const PATIENCE_MS = 30000; // a server that takes the connection and says nothing is as good as gone
 
 export class ApiError extends Error {
   constructor(message, { status = 0, problem = null, retryAfterS = NaN } = {}) {
@@ -24,19 +25,20 @@ export const apiKey = {
 };
 
 async function call(method, path, body, headers = {}) {
-  const init = { method, headers: { Accept: 'application/json, application/problem+json', ...headers }, cache: 'no-store' };
+  const init = { method, signal: AbortSignal.timeout(PATIENCE_MS), headers: { Accept: 'application/json, application/problem+json', ...headers }, cache: 'no-store' };
   if (apiKey.get()) init.headers.Authorization = `Bearer ${apiKey.get()}`;
   if (body !== undefined) {
     init.headers['Content-Type'] = 'application/json';
     init.body = JSON.stringify(body);
   }
   let answer;
+  let text;
   try {
     answer = await fetch(path, init);
+    text = await answer.text();
   } catch {
     throw new ApiError('The server cannot be reached');
   }
-  const text = await answer.text().catch(() => '');
   let json = null;
   try {
     json = text ? JSON.parse(text) : null;

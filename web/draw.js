@@ -44,7 +44,8 @@ export class Screen {
 
   push(header) {
     const now = performance.now();
-    this.queue.push({ header, dueMs: this.playout.arrive(header.ptsUs, now) });
+    // A repeat for a late joiner is old already: shown at once, and no measure for what follows.
+    this.queue.push({ header, dueMs: header.repeat ? now : this.playout.arrive(header.ptsUs, now) });
     const keep = document.hidden ? 1 : QUEUE_FRAMES;
     if (this.queue.length > keep) {
       const late = this.queue.splice(0, this.queue.length - keep);

@@ -14,6 +14,7 @@ import { closeInWords } from './words.js';
 const SILENCE_MS = 15000;
 const PING_MS = 2000;
 const ACK_MS = 500;
+const OPENING_MS = 15000;
 
 export class Stream {
   constructor(id, { probe, ticket, url, on, WebSocketType = globalThis.WebSocket, backoff = new Backoff() }) {
@@ -54,8 +55,10 @@ export class Stream {
     socket.binaryType = 'arraybuffer';
     this.socket = socket;
     this.heardAt = performance.now();
+    this.timer = setTimeout(() => socket.onclose?.({ code: 1006, reason: '' }), OPENING_MS);
     socket.onopen = () => {
       if (!current()) return;
+      clearTimeout(this.timer);
       this.backoff.reset();
       this.playback = -1;
       this.beat = setInterval(() => this.tick(), ACK_MS);

@@ -7,7 +7,7 @@ import { createServer } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join, resolve } from 'node:path';
 import { fileURLToPath } from 'node:url';
-import { ARTIFACTS, check, distance, finish, LIMIT, look, moves, openBrowser, openPage, phase, text, until } from './harness.mjs';
+import { ARTIFACTS, check, distance, failures, finish, LIMIT, look, moves, openBrowser, openPage, phase, text, until } from './harness.mjs';
 
 const ROOT = fileURLToPath(new URL('../../', import.meta.url));
 if (!process.env.SPARSECASTD) {
@@ -44,7 +44,7 @@ async function startDaemon() {
     if (gone) throw new Error(`the daemon stopped: ${gone}`);
     return fetch(`${url}readyz`).then((answer) => answer.ok, () => false);
   });
-  await until(`a line with ${url} on stdout`, () => out.includes(url), 10000);
+  await until(`a line with ${url} on stdout`, () => out.includes(url));
 }
 
 const killDaemon = () =>
@@ -64,6 +64,14 @@ async function meanColour(page) {
   return sum;
 }
 
+async function end() {
+  await killDaemon();
+  await browser.close();
+  rmSync(state, { recursive: true, force: true });
+  if (failures()) console.log(`the daemon's last words:\n${log}`);
+  finish();
+}
+
 const browser = await openBrowser();
 const page = await openPage(browser);
 const latency = () => text(page, 'latency');
@@ -74,6 +82,8 @@ await check('the daemon starts, prints its URL and serves the page under a stric
   assert.equal(answer.status(), 200);
   assert.match(answer.headers()['content-security-policy'] ?? '', /default-src 'none'.*script-src 'self'/);
 });
+
+if (failures()) await end(); // nothing below could work
 
 await check('a session starts by itself and its picture moves', async () => {
   await moves(page);
@@ -138,8 +148,4 @@ await check('no script failed and the content security policy was kept', async (
   assert.deepEqual(page.faults, []);
 });
 
-await killDaemon();
-await browser.close();
-rmSync(state, { recursive: true, force: true });
-if (process.exitCode || process.env.SPARSECAST_LOG) console.log(log);
-finish();
+await end();

@@ -85,6 +85,8 @@ export async function check(name, body) {
   }
 }
 
+export const failures = () => failed;
+
 export function finish() {
   console.log(`${passed} passed, ${failed} failed`);
   process.exit(failed ? 1 : 0);

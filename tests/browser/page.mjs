@@ -152,6 +152,15 @@ await check('a bad frame does not stop the stream', async () => {
   await moves(page);
 });
 
+await check('chunks that arrive at once are played frame by frame', async () => {
+  server.burst = true;
+  await page.waitForTimeout(2500);
+  await until('a steady picture', async () => Number(await text(page, 'fps')) > 8);
+  await moves(page);
+  server.burst = false;
+  await moves(page);
+});
+
 await check('reload keeps the session', async () => {
   const made = server.made;
   await page.reload();
