@@ -33,7 +33,7 @@ export class Page {
   phase(phase) {
     document.body.dataset.phase = phase;
     if (phase === 'live') this.state(this.sessionState ?? 'running');
-    else text('state', { starting: 'starting', connecting: 'connecting', waiting: 'offline', over: 'ended' }[phase] ?? 'stopped');
+    else text('state', { starting: 'starting', connecting: 'connecting', waiting: 'not connected', over: 'ended' }[phase] ?? 'stopped');
   }
 
   state(state) {
