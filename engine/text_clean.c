@@ -16,7 +16,8 @@
  *
  * Not covered of ftfy 6: text misread by other code pages (cp1251, macroman, cp437), bytes lost on the way (A0 turned into a
  * plain space, U+FFFD or '?' in the middle of a sequence), CESU-8 surrogates, its statistical "badness" of whole strings;
- * HTML5's names beyond HTML 4; half-width Hangul; NFC outside the BMP, of the CJK compatibility block and of Hangul jamo.
+ * HTML5's names beyond HTML 4; half-width Hangul; NFC outside the BMP, of the CJK compatibility block, of Hangul jamo and of the few
+ * letters excluded from composition.
  * Cost is linear in the text: rounds stop at 8, and a combining mark looks back over 30 others at most.
  * Thread: any, no state.   Source: ftfy 6 documentation of its fixers; Python's html.unescape; Wan 2.1 tokenizers.py. */
 #include "engine/tokenizer.h"
@@ -316,6 +317,10 @@ static uint32_t compose(uint32_t base, uint32_t mark) {
 static void decompose(uint32_t c, points *to) {
     for (size_t i = 0; i < COUNT(singletons); i++)
         if (singletons[i][0] == c) c = singletons[i][1];
+    if (c == 0x344) { /* the one mark of two that never comes back together */
+        to->at[to->n++] = 0x308;
+        c = 0x301;
+    }
     for (size_t i = 0; c >= 0xc0 && i < COUNT(compositions); i++)
         if (compositions[i][2] == c) {
             decompose(compositions[i][0], to);
