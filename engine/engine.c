@@ -64,7 +64,8 @@ static sc_status load_parts(sc_engine *e, const char *dir, sc_error *err) {
     TRY(sc_dit_load(&e->dit, e->dev, e->dit_tensors, "", &dit, err));
     TRY(sc_t5_load(&e->t5, e->dev, e->text_tensors, "", &t5, err));
     if (c->decoder.kind != SC_DECODER_TAEHV) { rc = sc_fail(err, SC_EINVAL, "%s/config.json: decoder.kind: this version decodes with TAEHV models only", dir); goto cleanup; }
-    TRY(sc_tae_load(&e->tae, e->dev, e->decoder_tensors, "", c->decoder.z, c->decoder.patch, c->latent_h, c->latent_w, c->chunk_frames, err));
+    const sc_tae_shape tae = sc_tae_published(c->decoder.z, c->decoder.patch, c->latent_h, c->latent_w, c->chunk_frames);
+    TRY(sc_tae_load(&e->tae, e->dev, e->decoder_tensors, "", &tae, err));
     if (e->dit->pos && e->dit->pos_rows != (c->latent_h / dit.patch_h) * (c->latent_w / dit.patch_w))
         rc = sc_fail(err, SC_EINVAL, "tensor pos_embedding: %lld rows, a latent frame has %d tokens", (long long)e->dit->pos_rows,
                      (c->latent_h / dit.patch_h) * (c->latent_w / dit.patch_w));

@@ -60,17 +60,16 @@ static sc_status load_filter(sc_tae *t, const sc_tensors *set, const char *prefi
                                       .data = (const char *)w->data + skip, .type = w->dtype, .bias = b ? b->data : NULL, .bias_type = b ? b->dtype : SC_F32}, err);
 }
 
-static sc_status load_level(sc_tae *t, const sc_tensors *set, const char *prefix, int index, int width, sc_error *err) {
+static sc_status load_level(sc_tae *t, const sc_tensors *set, const char *prefix, const sc_tae_shape *shape, int index, int width, sc_error *err) {
     level *l = &t->level[index];
     const int base = 3 + 6 * index;
-    static const int time[SC_TAE_LEVELS] = {1, 2, 2};
     char name[64];
     int out = 0, in;
     sc_status rc;
 
     l->width = width;
-    l->time = time[index];
-    l->upsample = index < 2 || t->patch == 1;
+    l->time = shape->time[index];
+    l->upsample = shape->space[index] == 2;
     for (int b = 0; b < SC_TAE_BLOCKS; b++)
         for (int c = 0; c < 3; c++) {
             in = c ? width : 2 * width;
@@ -87,9 +86,14 @@ cleanup:
     return rc;
 }
 
-sc_status sc_tae_load(sc_tae **out, sc_device *dev, const sc_tensors *set, const char *prefix, int latent_ch, int patch, int latent_h, int latent_w,
-                      int max_frames, sc_error *err) {
+sc_tae_shape sc_tae_published(int latent_ch, int patch, int latent_h, int latent_w, int max_frames) {
+    return (sc_tae_shape){.latent_ch = latent_ch, .patch = patch, .latent_h = latent_h, .latent_w = latent_w, .max_frames = max_frames,
+                          .time = {1, 2, 2}, .space = {2, 2, patch == 1 ? 2 : 1}};
+}
+
+sc_status sc_tae_load(sc_tae **out, sc_device *dev, const sc_tensors *set, const char *prefix, const sc_tae_shape *shape, sc_error *err) {
     sc_tae *t = calloc(1, sizeof *t);
+    const int latent_ch = shape->latent_ch, patch = shape->patch, latent_h = shape->latent_h, latent_w = shape->latent_w, max_frames = shape->max_frames;
     int width = 0, in = latent_ch, out_ch = 0;
     size_t most = 0;
     sc_status rc = SC_OK;
@@ -104,7 +108,7 @@ sc_status sc_tae_load(sc_tae **out, sc_device *dev, const sc_tensors *set, const
     t->max_frames = max_frames;
     TRY(load_filter(t, set, prefix, "decoder.1", 0, false, true, &width, &in, &t->first, err));
     for (int i = 0; i < SC_TAE_LEVELS; i++) {
-        TRY(load_level(t, set, prefix, i, width, err));
+        TRY(load_level(t, set, prefix, shape, i, width, err));
         width = t->level[i].next;
     }
     in = width;

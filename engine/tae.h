@@ -20,10 +20,18 @@ typedef struct {
     size_t bytes;
 } sc_tae_state;
 
-/* PREFIX + "decoder.N..." as published; widths come from the tensors. `patch`: pixel shuffle of the last convolution (1 = none, then
- * the third upsampling is there). max_frames: latent frames a call may bring; latent_h x latent_w. */
-sc_status sc_tae_load(sc_tae **out, sc_device *dev, const sc_tensors *set, const char *prefix, int latent_ch, int patch, int latent_h, int latent_w,
-                      int max_frames, sc_error *err);
+/* patch: pixel shuffle of the last convolution, 1 = none. time, space: what each level multiplies frames and rows by (1 or 2).
+ * max_frames: latent frames a call may bring. */
+typedef struct {
+    int latent_ch, patch, latent_h, latent_w, max_frames;
+    int time[SC_TAE_LEVELS], space[SC_TAE_LEVELS];
+} sc_tae_shape;
+
+/* As published: frames double at the second and third level, rows at all three (at two when a pixel shuffle follows). */
+sc_tae_shape sc_tae_published(int latent_ch, int patch, int latent_h, int latent_w, int max_frames);
+
+/* Tensors PREFIX + "decoder.N..."; widths come from them. */
+sc_status sc_tae_load(sc_tae **out, sc_device *dev, const sc_tensors *set, const char *prefix, const sc_tae_shape *shape, sc_error *err);
 void sc_tae_close(sc_tae *t);
 int sc_tae_scale(const sc_tae *t);       /* pixels per latent row */
 int sc_tae_time_scale(const sc_tae *t);  /* frames per latent frame (4) */
