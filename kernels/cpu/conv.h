@@ -26,6 +26,9 @@ void sc_noise_range(float *out, const sc_noise_args *a, size_t first, size_t cou
 /* Elements [first, first + count) of a denoising step (sampler.c). */
 void sc_denoise_range(const sc_denoise_args *a, size_t first, size_t count);
 
+/* Frame f of the soft clamp (twin_decoder.c). */
+void sc_latent_frame(const sc_latent_in_args *a, int f);
+
 /* Rows [first, first + count) of the n * h rows of `a`; any split gives the same pictures (twin_decoder.c). */
 void sc_pixel_rows(const sc_pixels_args *a, int first, int count);
 

@@ -130,14 +130,17 @@ sc_status sc_twin_pool(sc_device *dev, const sc_pool_args *a, sc_error *err) {
     return SC_OK;
 }
 
+void sc_latent_frame(const sc_latent_in_args *a, int f) {
+    const size_t picture = (size_t)a->h * (size_t)a->w, ch = (size_t)a->ch, frames = (size_t)a->frames, at = (size_t)f;
+    for (size_t c = 0; c < ch; c++)
+        for (size_t p = 0; p < picture; p++)
+            ((float *)a->out)[(at * picture + p) * ch + c] = 3 * tanhf(a->latent[(c * frames + at) * picture + p] / 3);
+}
+
 sc_status sc_twin_latent_in(sc_device *dev, const sc_latent_in_args *a, sc_error *err) {
-    const size_t picture = (size_t)a->h * (size_t)a->w, ch = (size_t)a->ch, frames = (size_t)a->frames;
     (void)dev;
     (void)err;
-    for (size_t c = 0; c < ch; c++)
-        for (size_t f = 0; f < frames; f++)
-            for (size_t p = 0; p < picture; p++)
-                ((float *)a->out)[(f * picture + p) * ch + c] = 3 * tanhf(a->latent[(c * frames + f) * picture + p] / 3);
+    for (int f = 0; f < a->frames; f++) sc_latent_frame(a, f);
     return SC_OK;
 }
 
