@@ -1,0 +1,78 @@
+/* fuzz_proto.c - libFuzzer over everything in proto/ that reads bytes of strangers.
+ *
+ * The first byte picks the reader. Whatever is refused must give a problem document that is JSON; whatever is accepted must hold its
+ * promises (sizes, ranges, UTF-8). Build and run, from the source directory:
+ *
+ *     clang -g -O1 -D_GNU_SOURCE -fsanitize=fuzzer,address,undefined -I. -o /tmp/fuzz_proto tests/fuzz/fuzz_proto.c \
+ *         proto/frame_header.c proto/json.c proto/json_out.c proto/fields.c proto/requests.c proto/messages.c proto/problem.c \
+ *         base/status.c -lcjson -lm
+ *     mkdir -p /tmp/corpus && /tmp/fuzz_proto -max_total_time=60 -max_len=512 -dict=tests/fuzz/proto.dict /tmp/corpus */
+#include "proto/frame_header.h"
+#include "proto/json.h"
+#include "proto/messages.h"
+#include "proto/requests.h"
+
+#include <cjson/cJSON.h>
+#include <stdlib.h>
+#include <string.h>
+
+static void check(bool ok) {
+    if (!ok) abort();
+}
+
+static void parses(const char *text, size_t n) {
+    sc_json_error e;
+    cJSON *doc;
+
+    check(n > 0 && sc_json_parse(&doc, text, n, 1 << 20, &e) == SC_OK);
+    cJSON_Delete(doc);
+}
+
+static void refused(const sc_problem *p) {
+    static char buf[SC_SERVER_MESSAGE_MAX];
+    size_t n;
+    char *text = sc_problem_json(p, "/x", &n);
+
+    check(text && p->status >= 400 && p->status < 500 && p->detail[0]);
+    parses(text, n);
+    free(text);
+    parses(buf, sc_message_error(buf, sizeof buf, p, NULL));
+}
+
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
+    static sc_create_request create;
+    static sc_patch_request patch;
+    static sc_client_message message;
+    static char out[SC_SERVER_MESSAGE_MAX];
+    sc_frame_header header;
+    sc_problem problem;
+    const char *text = (const char *)data + 1;
+
+    if (size == 0) return 0;
+    size--;
+    switch (data[0] & 3) {
+    case 0:
+        if (!sc_request_create(text, size, &create, &problem)) {
+            refused(&problem);
+            break;
+        }
+        check(create.prompt_bytes >= 1 && create.prompt_bytes <= SC_PROMPT_TEXT_MAX && strlen(create.prompt) == create.prompt_bytes);
+        check(sc_text_bad_prompt(create.prompt, create.prompt_bytes) == create.prompt_bytes);
+        check(create.fps >= 0 && create.fps <= 60 && create.lookahead_chunks <= 4 && create.idle_timeout_s <= 86400);
+        break;
+    case 1:
+        if (!sc_request_patch(text, size, &patch, &problem)) refused(&problem);
+        else check(patch.has_prompt || patch.state || patch.fps || patch.jpeg_quality || patch.idle_timeout_s);
+        break;
+    case 2:
+        if (!sc_client_message_parse(text, size, &message, &problem)) refused(&problem);
+        else if (message.kind == SC_CLIENT_PROMPT)
+            parses(out, sc_message_prompt(out, sizeof out, 1, SC_PROMPT_RECEIVED, message.text, message.text_bytes, 0, message.transition, message.ref));
+        else if (message.kind == SC_CLIENT_PING) parses(out, sc_message_pong(out, sizeof out, message.t, 1));
+        break;
+    case 3:
+        if (sc_frame_header_read(&header, data + 1, size, NULL) == SC_OK) check(header.header_bytes <= size);
+        break;
+    }
+    return 0;
+}
