@@ -1,0 +1,32 @@
+/* cross.cu - cross attention of picture tokens to the keys of a prompt; see mha.cuh for the kernel.
+ *
+ * A prompt of n tokens has n + 1 keys: the last stands for all equal padding rows and carries log of their number on its logit.
+ * Sequences of different prompts run in one launch. Thread: engine; asynchronous on the device's stream. */
+#include "kernels/cuda/cuda.h"
+#include "kernels/cuda/mha.cuh"
+
+#include <assert.h>
+#include <math.h>
+
+using namespace sc;
+
+extern "C" sc_status sc_cuda_cross_attention(sc_device *dev, const sc_cross_attention_args *a, sc_error *err) {
+    struct sc_cuda *c = (struct sc_cuda *)dev;
+    assert(a->seqs >= 1 && a->seqs <= SC_MAX_BATCH && (a->head_dim == 128 || a->head_dim == 64 || a->head_dim == 32));
+    const int width = a->heads * a->head_dim;
+    mha_args m = {};
+    m.q = a->q, m.out = a->out;
+    m.ldq = m.ldk = m.ldo = width;
+    m.tokens = a->tokens;
+    m.scale = 1.0f / sqrtf((float)a->head_dim);
+    for (int s = 0; s < a->seqs; s++) {
+        assert(a->n[s] >= 1);
+        m.k[s] = a->k[s], m.v[s] = a->v[s], m.n[s] = a->n[s], m.last_bias[s] = a->last_bias[s];
+    }
+    switch (a->head_dim) {
+    case 128: SC_ACT_CALL(dev->act, (mha_launch<T, 128, false>(&m, a->heads, a->seqs, c->stream))); break;
+    case 64: SC_ACT_CALL(dev->act, (mha_launch<T, 64, false>(&m, a->heads, a->seqs, c->stream))); break;
+    default: SC_ACT_CALL(dev->act, (mha_launch<T, 32, false>(&m, a->heads, a->seqs, c->stream)));
+    }
+    return sc_launched("cross_attention", err);
+}

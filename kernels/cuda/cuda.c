@@ -1,0 +1,265 @@
+/* cuda.c - opens the card, owns its stream and workspace, moves memory, and holds the table of operations.
+ *
+ * One stream carries everything. An operation only launches; alloc, release, upload, download, *_create and sync may wait. Memory
+ * comes from cudaMalloc, since the engine plans slabs at load and the frame path allocates nothing. Uploads and downloads go over
+ * the same stream and wait for it, so their order against the operations is that of the calls.
+ *
+ * Faults. Some errors (an illegal address, a lost card) ruin the context: every later call fails with the same code. The table's
+ * entries therefore pass a guard: it notices such an error once, remembers it in `failed`, and later calls return at once without
+ * touching CUDA. The engine reads "device lost" in the text, closes the device and opens it anew or exits.
+ * Thread: engine. */
+#include "kernels/cuda/cuda.h"
+#include "kernels/cuda/fault.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+typedef struct {
+    struct sc_cuda cuda; /* first: an sc_device * is one of these */
+    bool failed;
+    char reason[160];
+} device;
+
+bool sc_cuda_sticky(int error) {
+    switch (error) {
+    case cudaErrorECCUncorrectable:      /* 214 */
+    case cudaErrorNvlinkUncorrectable:   /* 220 */
+    case cudaErrorIllegalAddress:        /* 700 */
+    case cudaErrorLaunchTimeout:         /* 702 */
+    case cudaErrorAssert:                /* 710 */
+    case cudaErrorHardwareStackError:    /* 714 */
+    case cudaErrorIllegalInstruction:    /* 715 */
+    case cudaErrorMisalignedAddress:     /* 716 */
+    case cudaErrorInvalidAddressSpace:   /* 717 */
+    case cudaErrorInvalidPc:             /* 718 */
+    case cudaErrorLaunchFailure:         /* 719 */
+    case cudaErrorContextIsDestroyed:    /* 709 */
+    case cudaErrorDevicesUnavailable:    /* 46 */
+    case cudaErrorSystemNotReady:        /* 802 */
+    case cudaErrorUnknown:               /* 999 */ return true;
+    default: return false;
+    }
+}
+
+bool sc_cuda_failed(const sc_device *dev) { return ((const device *)dev)->failed; }
+
+/* ---- guard -------------------------------------------------------------------------------------------------------------- */
+
+static sc_status refused(const device *d, const char *op, sc_error *err) { return sc_fail(err, SC_EGPU, "%s: device lost earlier (%s)", op, d->reason); }
+
+/* Looks at an operation's status; a sticky error marks the device. Hands the status back. */
+static sc_status guard(sc_device *dev, const char *op, sc_status rc) {
+    device *d = (device *)dev;
+    if (rc != SC_EGPU) return rc;
+    cudaError_t e = cudaPeekAtLastError();
+    if (e == cudaSuccess) e = cudaStreamQuery(d->cuda.stream); /* cuBLASLt's own statuses hide the cause */
+    if (!sc_cuda_sticky(e)) {
+        cudaGetLastError();
+        return rc;
+    }
+    d->failed = true;
+    snprintf(d->reason, sizeof d->reason, "%s: %s", op, cudaGetErrorString(e));
+    return rc;
+}
+
+#define GUARDED(name, args)                                                                          \
+    static sc_status op_##name(sc_device *dev, const args *a, sc_error *err) {                            \
+        if (((const device *)dev)->failed) return refused((const device *)dev, #name, err);          \
+        return guard(dev, #name, sc_cuda_##name(dev, a, err));                                       \
+    }
+GUARDED(linear, sc_linear_args)
+GUARDED(layer_norm, sc_layer_norm_args)
+GUARDED(rms_norm, sc_rms_norm_args)
+GUARDED(qkv, sc_qkv_args)
+GUARDED(select, sc_select_args)
+GUARDED(attention, sc_attention_args)
+GUARDED(memory_update, sc_memory_update_args)
+GUARDED(cross_attention, sc_cross_attention_args)
+GUARDED(text_attention, sc_text_attention_args)
+GUARDED(patchify, sc_patch_args)
+GUARDED(unpatchify, sc_patch_args)
+GUARDED(noise, sc_noise_args)
+GUARDED(denoise, sc_denoise_args)
+GUARDED(latent_in, sc_latent_in_args)
+GUARDED(conv, sc_conv_args)
+GUARDED(grow, sc_grow_args)
+GUARDED(pool, sc_pool_args)
+GUARDED(pixels, sc_pixels_args)
+
+#define REFUSE_IF_LOST(op) if (((const device *)dev)->failed) return refused((const device *)dev, op, err)
+
+static sc_status gather(sc_device *dev, float *out, const sc_matrix *table, const int32_t *rows, int n, sc_error *err) {
+    REFUSE_IF_LOST("gather");
+    return guard(dev, "gather", sc_cuda_gather(dev, out, table, rows, n, err));
+}
+static sc_status mul_gelu(sc_device *dev, void *out, const void *a, const void *b, size_t count, sc_error *err) {
+    REFUSE_IF_LOST("mul_gelu");
+    return guard(dev, "mul_gelu", sc_cuda_mul_gelu(dev, out, a, b, count, err));
+}
+static sc_status convert(sc_device *dev, void *out, const float *x, size_t count, sc_error *err) {
+    REFUSE_IF_LOST("convert");
+    return guard(dev, "convert", sc_cuda_convert(dev, out, x, count, err));
+}
+static sc_status silu(sc_device *dev, void *out, const float *x, size_t count, sc_error *err) {
+    REFUSE_IF_LOST("silu");
+    return guard(dev, "silu", sc_cuda_silu(dev, out, x, count, err));
+}
+static sc_status add_rows(sc_device *dev, float *x, const float *table, const int32_t *row, int m, int dim, sc_error *err) {
+    REFUSE_IF_LOST("add_rows");
+    return guard(dev, "add_rows", sc_cuda_add_rows(dev, x, table, row, m, dim, err));
+}
+static sc_status matrix_create(sc_device *dev, sc_matrix **out, const sc_matrix_desc *d, sc_error *err) {
+    *out = NULL;
+    REFUSE_IF_LOST("matrix_create");
+    return guard(dev, "matrix_create", sc_cuda_matrix_create(dev, out, d, err));
+}
+static sc_status filter_create(sc_device *dev, sc_filter **out, const sc_filter_desc *d, sc_error *err) {
+    *out = NULL;
+    REFUSE_IF_LOST("filter_create");
+    return guard(dev, "filter_create", sc_cuda_filter_create(dev, out, d, err));
+}
+
+/* ---- memory ------------------------------------------------------------------------------------------------------------- */
+
+static sc_status status_of(cudaError_t e, const char *op, size_t bytes, sc_error *err) {
+    if (e == cudaSuccess) return SC_OK;
+    if (e == cudaErrorMemoryAllocation) {
+        cudaGetLastError();
+        return sc_fail(err, SC_ENOMEM, "%s: no %zu bytes left on the device", op, bytes);
+    }
+    return sc_fail(err, SC_EGPU, "%s of %zu bytes: %s", op, bytes, cudaGetErrorString(e));
+}
+
+static sc_status alloc(sc_device *dev, void **out, size_t bytes, sc_error *err) {
+    device *d = (device *)dev;
+    *out = NULL;
+    REFUSE_IF_LOST("alloc");
+    cudaError_t e = cudaMalloc(out, bytes ? bytes : 1);
+    if (e == cudaSuccess) e = cudaMemsetAsync(*out, 0, bytes, d->cuda.stream);
+    if (e == cudaSuccess) e = cudaStreamSynchronize(d->cuda.stream);
+    if (e != cudaSuccess && *out) {
+        cudaFree(*out);
+        *out = NULL;
+    }
+    return guard(dev, "alloc", status_of(e, "alloc", bytes, err));
+}
+
+static void release(sc_device *dev, void *p) {
+    if (p && !((device *)dev)->failed) cudaFree(p); /* waits for the stream; a lost context gives its memory back by itself */
+}
+
+static sc_status transfer(sc_device *dev, void *dst, const void *src, size_t bytes, enum cudaMemcpyKind kind, const char *op, sc_error *err) {
+    device *d = (device *)dev;
+    REFUSE_IF_LOST(op);
+    cudaError_t e = cudaMemcpyAsync(dst, src, bytes, kind, d->cuda.stream);
+    if (e == cudaSuccess && kind != cudaMemcpyDeviceToDevice) e = cudaStreamSynchronize(d->cuda.stream);
+    return guard(dev, op, status_of(e, op, bytes, err));
+}
+
+static sc_status upload(sc_device *dev, void *dst, const void *host, size_t bytes, sc_error *err) {
+    return transfer(dev, dst, host, bytes, cudaMemcpyHostToDevice, "upload", err);
+}
+static sc_status download(sc_device *dev, void *host, const void *src, size_t bytes, sc_error *err) {
+    return transfer(dev, host, src, bytes, cudaMemcpyDeviceToHost, "download", err);
+}
+static sc_status copy(sc_device *dev, void *dst, const void *src, size_t bytes, sc_error *err) {
+    return transfer(dev, dst, src, bytes, cudaMemcpyDeviceToDevice, "copy", err);
+}
+static sc_status sync(sc_device *dev, sc_error *err) {
+    REFUSE_IF_LOST("sync");
+    return guard(dev, "sync", status_of(cudaStreamSynchronize(((device *)dev)->cuda.stream), "sync", 0, err));
+}
+
+/* ---- open and close ----------------------------------------------------------------------------------------------------- */
+
+static void close_device(sc_device *dev) {
+    device *d = (device *)dev;
+    if (!d) return;
+    sc_cuda_attention_destroy(&d->cuda);
+    if (d->cuda.lt) cublasLtDestroy(d->cuda.lt);
+    if (d->cuda.workspace) cudaFree(d->cuda.workspace);
+    if (d->cuda.stream) cudaStreamDestroy(d->cuda.stream);
+    free(d);
+}
+
+const sc_ops sc_cuda_ops = {
+    .alloc = alloc, .release = release, .upload = upload, .download = download, .copy = copy, .sync = sync,
+    .matrix_create = matrix_create, .matrix_destroy = sc_cuda_matrix_destroy,
+    .filter_create = filter_create, .filter_destroy = sc_cuda_filter_destroy,
+    .linear = op_linear, .layer_norm = op_layer_norm, .rms_norm = op_rms_norm, .qkv = op_qkv, .select = op_select, .attention = op_attention,
+    .memory_update = op_memory_update, .cross_attention = op_cross_attention, .text_attention = op_text_attention, .gather = gather,
+    .mul_gelu = mul_gelu, .convert = convert, .silu = silu, .add_rows = add_rows, .patchify = op_patchify, .unpatchify = op_unpatchify,
+    .noise = op_noise, .denoise = op_denoise, .latent_in = op_latent_in, .conv = op_conv, .grow = op_grow, .pool = op_pool,
+    .pixels = op_pixels,
+    .close = close_device,
+};
+
+/* The card with the most multiprocessors among those of compute capability 8.0 and up. */
+static sc_status pick(int *ordinal, struct cudaDeviceProp *best, sc_error *err) {
+    int count = 0;
+    char seen[128] = "";
+    cudaError_t e = cudaGetDeviceCount(&count);
+    *ordinal = -1;
+    if (e != cudaSuccess || count < 1)
+        return sc_fail(err, SC_EGPU, "device cuda: no usable card (%s)", e == cudaSuccess ? "none found" : cudaGetErrorString(e));
+    for (int i = 0; i < count; i++) {
+        struct cudaDeviceProp p;
+        if (cudaGetDeviceProperties(&p, i) != cudaSuccess) continue;
+        snprintf(seen, sizeof seen, "%.90s has compute capability %d.%d", p.name, p.major, p.minor);
+        if (p.major < 8 || (*ordinal >= 0 && p.multiProcessorCount <= best->multiProcessorCount)) continue;
+        *ordinal = i;
+        *best = p;
+    }
+    if (*ordinal < 0) return sc_fail(err, SC_EGPU, "device cuda: compute capability 8.0 or newer is needed, %s", *seen ? seen : "and no card answers");
+    return SC_OK;
+}
+
+sc_status sc_cuda_open(sc_device **out, sc_dtype act, sc_error *err) {
+    device *d = NULL;
+    struct cudaDeviceProp p;
+    struct cudaFuncAttributes attributes;
+    cudaError_t e;
+    int ordinal;
+    sc_status rc;
+
+    *out = NULL;
+    if (act != SC_F16 && act != SC_BF16) return sc_fail(err, SC_EINVAL, "device cuda: activations are f16 or bf16");
+    if ((rc = pick(&ordinal, &p, err))) return rc;
+    if (!(d = calloc(1, sizeof *d))) return sc_fail(err, SC_ENOMEM, "device cuda: out of memory");
+    d->cuda.base.ops = &sc_cuda_ops;
+    d->cuda.base.act = act;
+    snprintf(d->cuda.base.name, sizeof d->cuda.base.name, "%.100s", p.name);
+    d->cuda.ordinal = ordinal;
+    d->cuda.sm_count = p.multiProcessorCount;
+    d->cuda.cc_major = p.major;
+    d->cuda.cc_minor = p.minor;
+    /* 1/64 of the card, between 64 and 512 MiB: cuBLASLt's workspace and the operations' scratch. */
+    d->cuda.workspace_bytes = p.totalGlobalMem / 64 & ~(size_t)0xffff;
+    if (d->cuda.workspace_bytes < SC_CUDA_WORKSPACE_MIN) d->cuda.workspace_bytes = SC_CUDA_WORKSPACE_MIN;
+    if (d->cuda.workspace_bytes > (size_t)512 << 20) d->cuda.workspace_bytes = (size_t)512 << 20;
+    e = cudaSetDevice(ordinal);
+    if (e == cudaSuccess) e = sc_cuda_probe(&attributes);
+    if (e != cudaSuccess) {
+        rc = sc_fail(err, SC_EGPU, "device cuda: this build has no code for %s (compute capability %d.%d): %s", p.name, p.major, p.minor, cudaGetErrorString(e));
+        goto cleanup;
+    }
+    e = cudaStreamCreateWithFlags(&d->cuda.stream, cudaStreamNonBlocking);
+    if (e == cudaSuccess) e = cudaMalloc(&d->cuda.workspace, d->cuda.workspace_bytes);
+    if (e != cudaSuccess) {
+        rc = sc_fail(err, e == cudaErrorMemoryAllocation ? SC_ENOMEM : SC_EGPU, "device cuda: %s: workspace of %zu MiB: %s", p.name, d->cuda.workspace_bytes >> 20,
+                     cudaGetErrorString(e));
+        goto cleanup;
+    }
+    if (cublasLtCreate(&d->cuda.lt) != CUBLAS_STATUS_SUCCESS) {
+        d->cuda.lt = NULL;
+        rc = sc_fail(err, SC_EGPU, "device cuda: cuBLASLt does not start");
+        goto cleanup;
+    }
+    if ((rc = sc_cuda_attention_init(&d->cuda, err))) goto cleanup;
+    *out = &d->cuda.base;
+    d = NULL;
+cleanup:
+    close_device(d ? &d->cuda.base : NULL);
+    return rc;
+}

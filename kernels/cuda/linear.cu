@@ -1,0 +1,335 @@
+/* linear.cu - matrices on the card and their products, by cuBLASLt.
+ *
+ * y[m][rows] = x[m][cols] w^T is, column-major, D (rows x m) = W^T (stored cols x rows) X (cols x m): both operands as they lie.
+ * Accumulation is f32. What the epilogue becomes:
+ *   NONE, GELU        cuBLASLt's BIAS and GELU_BIAS (its GELU is the tanh one)
+ *   SILU              BIAS, then one elementwise kernel in place (small layers only)
+ *   RESIDUAL          BIAS with C = D = the f32 stream, beta = 1
+ *   GATED, one gate   alpha is the gate vector (one factor a row of D), beta = 1, bias = gate * bias: no extra pass over y
+ *   GATED, row_mod    y of act type to the workspace, then one kernel: out += gate[row_mod] * y
+ * Where cuBLASLt has nothing for a form it falls back to the next simpler one, at last to a plain kernel of our own.
+ *
+ * Algorithm. Per matrix, rows of x and form: the heuristic's best few are timed at first use and the winner is kept (a plan,
+ * matrix.h). While the stream is being captured, or when a residual finds no room for a trial output, the heuristic's first is
+ * taken untimed. A warm-up pass before capture makes every plan.
+ *
+ * Workspace: the first LT_BYTES are cuBLASLt's, then the scaled bias, then y. Rows go in pieces when y does not fit.
+ * Thread: engine; asynchronous on the device's stream but for matrix_create and the trials. */
+#include "kernels/cuda/act.cuh"
+#include "kernels/cuda/matrix.h"
+
+#include <assert.h>
+#include <stdlib.h>
+
+using namespace sc;
+
+enum { CANDIDATES = 8, TRIALS = 4, THREADS = 256 };
+static const size_t LT_BYTES = (size_t)32 << 20;
+
+/* Forms of a plan. */
+enum { FORM_BIAS, FORM_GELU, FORM_ADD, FORM_GATE };
+
+/* ---- weights ------------------------------------------------------------------------------------------------------------ */
+
+template <class O, class I> __global__ static void cast_kernel(O *out, const I *in, size_t count) {
+    const size_t stride = (size_t)gridDim.x * THREADS;
+    for (size_t i = (size_t)blockIdx.x * THREADS + threadIdx.x; i < count; i += stride) out[i] = from_float<O>(to_float(in[i]));
+}
+
+template <class O> static void cast(O *out, const void *in, sc_dtype type, size_t count, cudaStream_t stream) {
+    const unsigned grid = (unsigned)(count / THREADS + 1 < 4096 ? count / THREADS + 1 : 4096);
+    if (type == SC_F32) cast_kernel<O, float><<<grid, THREADS, 0, stream>>>(out, (const float *)in, count);
+    else if (type == SC_F16) cast_kernel<O, __half><<<grid, THREADS, 0, stream>>>(out, (const __half *)in, count);
+    else cast_kernel<O, __nv_bfloat16><<<grid, THREADS, 0, stream>>>(out, (const __nv_bfloat16 *)in, count);
+}
+
+/* Host values of any type to the card: to `act` and, unless NULL, to `f32`. */
+static cudaError_t put(struct sc_cuda *c, void *act, float *f32, const void *host, sc_dtype type, size_t count) {
+    const size_t bytes = count * sc_dtype_bytes(type);
+    void *raw = NULL;
+    cudaError_t e;
+    assert(type == SC_F32 || type == SC_F16 || type == SC_BF16);
+    if (type == c->base.act && !f32) e = cudaMemcpyAsync(act, host, bytes, cudaMemcpyHostToDevice, c->stream);
+    else {
+        e = cudaMalloc(&raw, bytes);
+        if (e == cudaSuccess) e = cudaMemcpyAsync(raw, host, bytes, cudaMemcpyHostToDevice, c->stream);
+        if (e == cudaSuccess) {
+            SC_ACT_CALL(c->base.act, cast<T>((T *)act, raw, type, count, c->stream));
+            if (f32) cast<float>(f32, raw, type, count, c->stream);
+            e = cudaGetLastError();
+        }
+    }
+    if (e == cudaSuccess) e = cudaStreamSynchronize(c->stream);
+    if (raw) cudaFree(raw);
+    return e;
+}
+
+extern "C" sc_status sc_cuda_matrix_create(sc_device *dev, sc_matrix **out, const sc_matrix_desc *d, sc_error *err) {
+    struct sc_cuda *c = (struct sc_cuda *)dev;
+    sc_matrix *m = (sc_matrix *)calloc(1, sizeof *m);
+    cudaError_t e;
+    *out = NULL;
+    assert(d->parts >= 1 && d->parts <= SC_MAX_PARTS && d->cols >= 1);
+    if (!m) return sc_fail(err, SC_ENOMEM, "matrix: out of memory");
+    m->cols = d->cols;
+    for (int p = 0; p < d->parts; p++) m->rows += d->rows[p];
+    e = cudaMalloc(&m->w, (size_t)m->rows * m->cols * 2);
+    if (e == cudaSuccess) e = cudaMalloc((void **)&m->bias_f32, (size_t)m->rows * 4);
+    if (e == cudaSuccess) e = cudaMalloc(&m->bias_act, (size_t)m->rows * 2);
+    if (e == cudaSuccess) e = cudaMemsetAsync(m->bias_f32, 0, (size_t)m->rows * 4, c->stream);
+    if (e == cudaSuccess) e = cudaMemsetAsync(m->bias_act, 0, (size_t)m->rows * 2, c->stream);
+    for (int p = 0, row = 0; p < d->parts && e == cudaSuccess; row += d->rows[p], p++) {
+        e = put(c, (char *)m->w + (size_t)row * m->cols * 2, NULL, d->data[p], d->type[p], (size_t)d->rows[p] * d->cols);
+        if (e == cudaSuccess && d->bias[p]) e = put(c, (char *)m->bias_act + (size_t)row * 2, m->bias_f32 + row, d->bias[p], d->bias_type[p], d->rows[p]);
+    }
+    if (e == cudaSuccess) e = cudaStreamSynchronize(c->stream);
+    if (e != cudaSuccess) {
+        sc_status rc = sc_fail(err, e == cudaErrorMemoryAllocation ? SC_ENOMEM : SC_EGPU, "matrix %d x %d: %s", m->rows, m->cols, cudaGetErrorString(e));
+        if (e == cudaErrorMemoryAllocation) cudaGetLastError();
+        sc_cuda_matrix_destroy(dev, m);
+        return rc;
+    }
+    *out = m;
+    return SC_OK;
+}
+
+static void plan_clear(sc_cuda_plan *p) {
+    if (p->a) cublasLtMatrixLayoutDestroy(p->a);
+    if (p->b) cublasLtMatrixLayoutDestroy(p->b);
+    if (p->d) cublasLtMatrixLayoutDestroy(p->d);
+    if (p->desc) cublasLtMatmulDescDestroy(p->desc);
+    *p = sc_cuda_plan{};
+}
+
+extern "C" void sc_cuda_matrix_destroy(sc_device *, sc_matrix *m) {
+    if (!m) return;
+    for (int i = 0; i < m->plans; i++) plan_clear(&m->plan[i]);
+    cudaFree(m->w);
+    cudaFree(m->bias_f32);
+    cudaFree(m->bias_act);
+    free(m);
+}
+
+/* ---- kernels around the product ----------------------------------------------------------------------------------------- */
+
+/* y += nothing, through an activation, in place. */
+template <class O, bool GELU> __global__ static void activate_kernel(O *y, size_t count) {
+    const size_t stride = (size_t)gridDim.x * THREADS;
+    for (size_t i = (size_t)blockIdx.x * THREADS + threadIdx.x; i < count; i += stride) {
+        const float v = to_float(y[i]);
+        y[i] = from_float<O>(GELU ? gelu_tanh(v) : silu(v));
+    }
+}
+
+__global__ static void scale_bias_kernel(float *out, const float *bias, const float *gate, int rows) {
+    const int i = blockIdx.x * THREADS + threadIdx.x;
+    if (i < rows) out[i] = bias[i] * gate[i];
+}
+
+/* out[i][c] += gate[row_mod[i]][c] * y[i][c]; gate NULL: a plain residual. One CTA a row. */
+template <class T> __global__ static void gated_add_kernel(float *out, const T *y, const float *gate, int stride, const int32_t *row_mod, int rows) {
+    const size_t at = (size_t)blockIdx.x * rows;
+    const float *g = gate ? gate + (size_t)(row_mod ? row_mod[blockIdx.x] : 0) * stride : NULL;
+    if (rows % 4 == 0 && ((uintptr_t)g & 15) == 0) {
+        for (int i = threadIdx.x * 4; i < rows; i += blockDim.x * 4) {
+            float o[4], v[4], k[4] = {1, 1, 1, 1};
+            load4<float>(o, out + at + i);
+            load4<T>(v, y + at + i);
+            if (g) load4<float>(k, g + i);
+#pragma unroll
+            for (int j = 0; j < 4; j++) o[j] += k[j] * v[j];
+            store4<float>(out + at + i, o);
+        }
+    } else
+        for (int i = threadIdx.x; i < rows; i += blockDim.x) out[at + i] += (g ? g[i] : 1.0f) * to_float(y[at + i]);
+}
+
+/* The last resort: one thread an output. */
+template <class T, class O> __global__ static void plain_kernel(O *out, const T *x, const T *w, const float *bias, int rows, int cols) {
+    const int n = blockIdx.x * THREADS + threadIdx.x;
+    if (n >= rows) return;
+    float sum = 0;
+    for (int k = 0; k < cols; k++) sum += to_float(x[(size_t)blockIdx.y * cols + k]) * to_float(w[(size_t)n * cols + k]);
+    out[(size_t)blockIdx.y * rows + n] = from_float<O>(sum + bias[n]);
+}
+
+/* ---- plans -------------------------------------------------------------------------------------------------------------- */
+
+static cudaDataType_t data_type(sc_dtype t) { return t == SC_F32 ? CUDA_R_32F : t == SC_F16 ? CUDA_R_16F : CUDA_R_16BF; }
+
+/* What a call of cuBLASLt needs beside the plan. */
+typedef struct {
+    const void *x;
+    void *out;
+    const float *gate; /* FORM_GATE: alpha */
+} product;
+
+static bool multiply(struct sc_cuda *c, const sc_matrix *w, const sc_cuda_plan *p, const cublasLtMatmulAlgo_t *algo, const product *r) {
+    const float one = 1, zero = 0;
+    const void *alpha = p->epilogue == FORM_GATE ? (const void *)r->gate : (const void *)&one;
+    const void *beta = p->epilogue == FORM_ADD || p->epilogue == FORM_GATE ? &one : &zero;
+    return cublasLtMatmul(c->lt, p->desc, alpha, w->w, p->a, r->x, p->b, beta, r->out, p->d, r->out, p->d, algo, c->workspace, LT_BYTES, c->stream) ==
+           CUBLAS_STATUS_SUCCESS;
+}
+
+/* Median time of a candidate in ms; a large number when it does not run. */
+static float trial(struct sc_cuda *c, const sc_matrix *w, const sc_cuda_plan *p, const cublasLtMatmulAlgo_t *algo, const product *r, cudaEvent_t begin,
+                   cudaEvent_t end) {
+    float best = 1e30f, ms;
+    for (int i = 0; i < TRIALS; i++) {
+        cudaEventRecord(begin, c->stream);
+        const bool ran = multiply(c, w, p, algo, r);
+        cudaEventRecord(end, c->stream);
+        if (cudaEventSynchronize(end) != cudaSuccess || !ran || cudaEventElapsedTime(&ms, begin, end) != cudaSuccess) return 1e30f;
+        if (i && ms < best) best = ms;
+    }
+    return best;
+}
+
+static int alignment(const void *a, const void *b) {
+    const uintptr_t low = ((uintptr_t)a | (uintptr_t)b) & 255;
+    return low ? (int)(low & (0 - low)) : 256;
+}
+
+static bool describe(struct sc_cuda *c, const sc_matrix *w, sc_cuda_plan *p) {
+    const cublasOperation_t transposed = CUBLAS_OP_T;
+    const cudaDataType_t act = data_type(c->base.act), out = data_type(p->out_type);
+    const cublasLtEpilogue_t epilogue = p->epilogue == FORM_GELU ? CUBLASLT_EPILOGUE_GELU_BIAS : CUBLASLT_EPILOGUE_BIAS;
+    const void *bias = p->epilogue == FORM_GATE ? (const char *)c->workspace + LT_BYTES : p->out_type == SC_F32 ? (const void *)w->bias_f32 : w->bias_act;
+    const int32_t mode = CUBLASLT_POINTER_MODE_ALPHA_DEVICE_VECTOR_BETA_HOST;
+    bool ok = cublasLtMatmulDescCreate(&p->desc, CUBLAS_COMPUTE_32F, CUDA_R_32F) == CUBLAS_STATUS_SUCCESS &&
+              cublasLtMatmulDescSetAttribute(p->desc, CUBLASLT_MATMUL_DESC_TRANSA, &transposed, sizeof transposed) == CUBLAS_STATUS_SUCCESS &&
+              cublasLtMatmulDescSetAttribute(p->desc, CUBLASLT_MATMUL_DESC_EPILOGUE, &epilogue, sizeof epilogue) == CUBLAS_STATUS_SUCCESS &&
+              cublasLtMatmulDescSetAttribute(p->desc, CUBLASLT_MATMUL_DESC_BIAS_POINTER, &bias, sizeof bias) == CUBLAS_STATUS_SUCCESS &&
+              cublasLtMatmulDescSetAttribute(p->desc, CUBLASLT_MATMUL_DESC_BIAS_DATA_TYPE, &out, sizeof out) == CUBLAS_STATUS_SUCCESS;
+    if (ok && p->epilogue == FORM_GATE)
+        ok = cublasLtMatmulDescSetAttribute(p->desc, CUBLASLT_MATMUL_DESC_POINTER_MODE, &mode, sizeof mode) == CUBLAS_STATUS_SUCCESS;
+    return ok && cublasLtMatrixLayoutCreate(&p->a, act, w->cols, w->rows, w->cols) == CUBLAS_STATUS_SUCCESS &&
+           cublasLtMatrixLayoutCreate(&p->b, act, w->cols, p->m, w->cols) == CUBLAS_STATUS_SUCCESS &&
+           cublasLtMatrixLayoutCreate(&p->d, out, w->rows, p->m, w->rows) == CUBLAS_STATUS_SUCCESS;
+}
+
+/* Fills p->found, p->algo: asks the heuristic and, when the stream may wait, tries the candidates. */
+static void choose(struct sc_cuda *c, const sc_matrix *w, sc_cuda_plan *p, product r) {
+    cublasLtMatmulPreference_t preference = NULL;
+    cublasLtMatmulHeuristicResult_t candidate[CANDIDATES];
+    cudaStreamCaptureStatus capturing = cudaStreamCaptureStatusNone;
+    cudaEvent_t begin = NULL, end = NULL;
+    const uint32_t align = (uint32_t)p->align;
+    const size_t out_bytes = (size_t)p->m * w->rows * 4, trial_at = LT_BYTES + (((size_t)w->rows * 4 + 255) & ~(size_t)255);
+    const bool adds = p->epilogue == FORM_ADD || p->epilogue == FORM_GATE;
+    int n = 0, best = 0;
+    float least = 1e30f;
+
+    if (!describe(c, w, p) || cublasLtMatmulPreferenceCreate(&preference) != CUBLAS_STATUS_SUCCESS) return;
+    cublasLtMatmulPreferenceSetAttribute(preference, CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, &LT_BYTES, sizeof LT_BYTES);
+    cublasLtMatmulPreferenceSetAttribute(preference, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES, &align, sizeof align);
+    cublasLtMatmulPreferenceSetAttribute(preference, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES, &align, sizeof align);
+    cublasLtMatmulPreferenceSetAttribute(preference, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES, &align, sizeof align);
+    if (cublasLtMatmulAlgoGetHeuristic(c->lt, p->desc, p->a, p->b, p->d, p->d, preference, CANDIDATES, candidate, &n) != CUBLAS_STATUS_SUCCESS) n = 0;
+    cublasLtMatmulPreferenceDestroy(preference);
+    if (n < 1) return;
+    p->found = true;
+    cudaStreamIsCapturing(c->stream, &capturing);
+    if (n > 1 && capturing == cudaStreamCaptureStatusNone && (!adds || trial_at + out_bytes <= c->workspace_bytes) &&
+        cudaEventCreate(&begin) == cudaSuccess && cudaEventCreate(&end) == cudaSuccess) {
+        if (adds) r.out = (char *)c->workspace + trial_at; /* a trial must not touch the stream */
+        for (int i = 0; i < n; i++) {
+            const float ms = candidate[i].state == CUBLAS_STATUS_SUCCESS ? trial(c, w, p, &candidate[i].algo, &r, begin, end) : 1e30f;
+            if (ms < least) least = ms, best = i;
+        }
+    }
+    if (begin) cudaEventDestroy(begin);
+    if (end) cudaEventDestroy(end);
+    p->algo = candidate[best].algo;
+    p->workspace = candidate[best].workspaceSize;
+}
+
+/* The product in one of the forms. False: cuBLASLt has nothing for it. */
+static bool run(struct sc_cuda *c, sc_matrix *w, int form, sc_dtype out_type, int m, const product *r) {
+    const int align = alignment(r->x, r->out);
+    sc_cuda_plan *p = NULL;
+    for (int i = 0; i < w->plans && !p; i++) {
+        sc_cuda_plan *q = &w->plan[i];
+        if (q->m == m && q->epilogue == form && q->out_type == out_type && q->align == align) p = q;
+    }
+    if (!p) {
+        if (w->plans < SC_CUDA_PLANS_MAX) p = &w->plan[w->plans++];
+        else {
+            p = &w->plan[w->oldest];
+            w->oldest = (w->oldest + 1) % SC_CUDA_PLANS_MAX;
+            plan_clear(p);
+        }
+        p->m = m, p->epilogue = form, p->out_type = out_type, p->align = align;
+        choose(c, w, p, *r);
+    }
+    return p->found && multiply(c, w, p, &p->algo, r);
+}
+
+/* ---- the operation ------------------------------------------------------------------------------------------------------ */
+
+static unsigned flat_grid(size_t count) { return (unsigned)(count / THREADS + 1 < 8192 ? count / THREADS + 1 : 8192); }
+
+/* out = x w^T + bias of out_type, by cuBLASLt or the plain kernel. */
+static void affine(struct sc_cuda *c, sc_matrix *w, const void *x, void *out, sc_dtype out_type, int m) {
+    const product r = {x, out, NULL};
+    if (run(c, w, FORM_BIAS, out_type, m, &r)) return;
+    const dim3 grid((w->rows + THREADS - 1) / THREADS, m);
+    SC_ACT_CALL(c->base.act, {
+        if (out_type == SC_F32) plain_kernel<T, float><<<grid, THREADS, 0, c->stream>>>((float *)out, (const T *)x, (const T *)w->w, w->bias_f32, w->rows, w->cols);
+        else plain_kernel<T, T><<<grid, THREADS, 0, c->stream>>>((T *)out, (const T *)x, (const T *)w->w, w->bias_f32, w->rows, w->cols);
+    });
+}
+
+template <bool GELU> static void activate(struct sc_cuda *c, void *y, sc_dtype type, size_t count) {
+    if (type == SC_F32) activate_kernel<float, GELU><<<flat_grid(count), THREADS, 0, c->stream>>>((float *)y, count);
+    else SC_ACT_CALL(c->base.act, (activate_kernel<T, GELU><<<flat_grid(count), THREADS, 0, c->stream>>>((T *)y, count)));
+}
+
+/* Residual through the workspace, in pieces of rows. */
+static void add_scaled(struct sc_cuda *c, sc_matrix *w, const sc_linear_args *a, const float *gate) {
+    const size_t y_at = LT_BYTES + (((size_t)w->rows * 4 + 255) & ~(size_t)255);
+    const size_t room = (c->workspace_bytes - y_at) / ((size_t)w->rows * 2);
+    void *y = (char *)c->workspace + y_at;
+    assert(room > 0);
+    for (int at = 0; at < a->m;) {
+        const int n = (size_t)(a->m - at) < room ? a->m - at : (int)room;
+        float *out = (float *)a->out + (size_t)at * w->rows;
+        affine(c, w, (const char *)a->x + (size_t)at * w->cols * 2, y, c->base.act, n);
+        SC_ACT_CALL(c->base.act, (gated_add_kernel<T><<<n, 128, 0, c->stream>>>(out, (const T *)y, gate, a->gate_stride, a->row_mod ? a->row_mod + at : NULL, w->rows)));
+        at += n;
+    }
+}
+
+extern "C" sc_status sc_cuda_linear(sc_device *dev, const sc_linear_args *a, sc_error *err) {
+    struct sc_cuda *c = (struct sc_cuda *)dev;
+    sc_matrix *w = (sc_matrix *)a->w; /* the plans inside are the only thing that changes */
+    const size_t count = (size_t)a->m * w->rows;
+    product r = {a->x, a->out, NULL};
+    assert(a->out_type == SC_F32 || a->out_type == dev->act);
+    if (a->m < 1) return SC_OK;
+    switch (a->epilogue) {
+    case SC_EPI_NONE: affine(c, w, a->x, a->out, a->out_type, a->m); break;
+    case SC_EPI_GELU:
+        if (!run(c, w, FORM_GELU, a->out_type, a->m, &r)) {
+            affine(c, w, a->x, a->out, a->out_type, a->m);
+            activate<true>(c, a->out, a->out_type, count);
+        }
+        break;
+    case SC_EPI_SILU:
+        affine(c, w, a->x, a->out, a->out_type, a->m);
+        activate<false>(c, a->out, a->out_type, count);
+        break;
+    case SC_EPI_RESIDUAL:
+        assert(a->out_type == SC_F32);
+        if (!run(c, w, FORM_ADD, SC_F32, a->m, &r)) add_scaled(c, w, a, NULL);
+        break;
+    case SC_EPI_GATED_RESIDUAL:
+        assert(a->out_type == SC_F32 && a->gate);
+        r.gate = a->gate;
+        if (!a->row_mod) scale_bias_kernel<<<(w->rows + THREADS - 1) / THREADS, THREADS, 0, c->stream>>>((float *)((char *)c->workspace + LT_BYTES), w->bias_f32, a->gate, w->rows);
+        if (a->row_mod || !run(c, w, FORM_GATE, SC_F32, a->m, &r)) add_scaled(c, w, a, a->gate);
+        break;
+    }
+    return sc_launched("linear", err);
+}

@@ -1,0 +1,27 @@
+/* matrix.h - the weight of a linear layer on the card. Shared by linear.cu and text.cu (gather). */
+#ifndef SC_KERNELS_CUDA_MATRIX_H
+#define SC_KERNELS_CUDA_MATRIX_H
+#include "kernels/cuda/cuda.h"
+
+/* What cuBLASLt needs for one shape of the other operand, and the algorithm that was chosen for it. Kept for the matrix's life. */
+typedef struct {
+    int m, epilogue, align;      /* key: rows of x, one of the forms of linear.cu, alignment of the operands in bytes */
+    sc_dtype out_type;
+    bool found;                  /* false: cuBLASLt has nothing for it */
+    cublasLtMatmulDesc_t desc;
+    cublasLtMatrixLayout_t a, b, d;
+    cublasLtMatmulAlgo_t algo;
+    size_t workspace;
+} sc_cuda_plan;
+
+enum { SC_CUDA_PLANS_MAX = 24 }; /* the oldest is replaced */
+
+struct sc_matrix {
+    int rows, cols;
+    void *w;                /* act [rows][cols] */
+    float *bias_f32;        /* [rows], zeros without a bias */
+    void *bias_act;
+    sc_cuda_plan plan[SC_CUDA_PLANS_MAX];
+    int plans, oldest;
+};
+#endif

@@ -1,0 +1,157 @@
+/* mha.cuh - softmax attention of short key sequences, shared by cross attention and the text encoder.
+ *
+ * Grid (query tiles of 64, heads, sequences), 4 warps of 16 rows. Queries stay in registers; tiles of 64 keys and values go through
+ * two stages of shared memory by cp.async, the next in flight while this one is used. Products are mma.sync m16n8k16, the softmax
+ * is the running one in base 2, f32; the weights are rounded to the act type for the second product.
+ *
+ * Shared memory: stage { K [64][D + 8], V [64][D + 8] } x 2; 8 elements of padding put the 8 rows of an ldmatrix on different
+ * banks. Keys past the end are zero and masked. Bound: flops. 4 * rows * keys * D * heads, 15 GFLOP for 4680 x 512 x 12 x 128. */
+#ifndef SC_KERNELS_CUDA_MHA_CUH
+#define SC_KERNELS_CUDA_MHA_CUH
+#include "kernels/cuda/mma.cuh"
+#include "kernels/ops.h"
+
+namespace sc {
+
+enum { MHA_TILE = 64, MHA_THREADS = 128, MHA_PAD = 8 };
+
+/* Row r of sequence s: q + (s * tokens + r) * ldq + head * D; likewise k, v (ldk, own base a sequence) and out. */
+struct mha_args {
+    const void *q, *k[SC_MAX_BATCH], *v[SC_MAX_BATCH];
+    void *out;
+    int ldq, ldk, ldo, tokens;
+    int n[SC_MAX_BATCH];
+    float last_bias[SC_MAX_BATCH]; /* cross: added to the logit of the last key */
+    const float *bias;             /* text: [heads][2n - 1], by key - query + n - 1 */
+    float scale;
+};
+
+template <int D> constexpr int mha_shared_bytes() { return 2 * 2 * MHA_TILE * (D + MHA_PAD) * 2; }
+
+/* 64 rows of D elements, rows past `rows` zero. */
+template <class T, int D> __device__ __forceinline__ void mha_load(uint32_t to, const T *from, int ld, int rows) {
+    for (int i = threadIdx.x; i < MHA_TILE * (D / 8); i += MHA_THREADS) {
+        const int r = i / (D / 8), d = i % (D / 8) * 8;
+        copy16_async(to + (r * (D + MHA_PAD) + d) * 2, from + (size_t)(r < rows ? r : 0) * ld + d, r < rows ? 16 : 0);
+    }
+}
+
+template <class T, int D, bool TEXT> __global__ static void __launch_bounds__(MHA_THREADS) mha_kernel(const __grid_constant__ mha_args a) {
+    extern __shared__ __align__(128) unsigned char mha_shared[];
+    constexpr int LD = D + MHA_PAD, TILE_BYTES = MHA_TILE * LD * 2;
+    constexpr float LOG2E = 1.4426950408889634f;
+    const int seq = blockIdx.z, head = blockIdx.y, lane = threadIdx.x % 32, warp = threadIdx.x / 32;
+    const int first = blockIdx.x * MHA_TILE, n = a.n[seq], tiles = (n + MHA_TILE - 1) / MHA_TILE;
+    const uint32_t base = shared_at(mha_shared);
+    const T *k = (const T *)a.k[seq] + head * D, *v = (const T *)a.v[seq] + head * D;
+    const float scale = a.scale * LOG2E;
+
+    /* Queries through stage 1 into registers, while stage 0 fills. */
+    mha_load<T, D>(base + 2 * TILE_BYTES, (const T *)a.q + ((size_t)seq * a.tokens + first) * a.ldq + head * D, a.ldq, a.tokens - first);
+    copy_commit();
+    mha_load<T, D>(base, k, a.ldk, n);
+    mha_load<T, D>(base + TILE_BYTES, v, a.ldk, n);
+    copy_commit();
+    copy_wait<1>();
+    __syncthreads();
+    uint32_t q[D / 16][4];
+#pragma unroll
+    for (int i = 0; i < D / 16; i++) ldmatrix4(q[i], base + 2 * TILE_BYTES + ((warp * 16 + lane % 16) * LD + i * 16 + lane / 16 * 8) * 2);
+    __syncthreads();
+
+    float out[D / 8][4], top[2] = {-INFINITY, -INFINITY}, sum[2] = {0, 0};
+#pragma unroll
+    for (int i = 0; i < D / 8; i++) out[i][0] = out[i][1] = out[i][2] = out[i][3] = 0;
+
+    for (int tile = 0; tile < tiles; tile++) {
+        const uint32_t sk = base + (tile & 1) * 2 * TILE_BYTES, sv = sk + TILE_BYTES;
+        if (tile + 1 < tiles) {
+            const uint32_t next = base + (~tile & 1) * 2 * TILE_BYTES;
+            const int at = (tile + 1) * MHA_TILE;
+            mha_load<T, D>(next, k + (size_t)at * a.ldk, a.ldk, n - at);
+            mha_load<T, D>(next + TILE_BYTES, v + (size_t)at * a.ldk, a.ldk, n - at);
+        }
+        copy_commit();
+        copy_wait<1>();
+        __syncthreads();
+
+        float s[8][4];
+#pragma unroll
+        for (int j = 0; j < 8; j++) s[j][0] = s[j][1] = s[j][2] = s[j][3] = 0;
+#pragma unroll
+        for (int i = 0; i < D / 16; i++)
+#pragma unroll
+            for (int j = 0; j < 4; j++) {
+                uint32_t b[4];
+                ldmatrix4(b, sk + ((j * 16 + lane % 8 + lane / 16 * 8) * LD + i * 16 + lane / 8 % 2 * 8) * 2);
+                mma16816<T>(s[2 * j], q[i], b[0], b[1]);
+                mma16816<T>(s[2 * j + 1], q[i], b[2], b[3]);
+            }
+
+        float tile_top[2] = {-INFINITY, -INFINITY};
+#pragma unroll
+        for (int j = 0; j < 8; j++)
+#pragma unroll
+            for (int e = 0; e < 4; e++) {
+                const int key = tile * MHA_TILE + j * 8 + lane % 4 * 2 + e % 2;
+                float x = s[j][e] * scale;
+                if (TEXT) {
+                    const int row = first + warp * 16 + lane / 4 + e / 2 * 8;
+                    if (key < n && row < n) x += LOG2E * a.bias[(size_t)head * (2 * n - 1) + key - row + n - 1];
+                } else if (key == n - 1) x += LOG2E * a.last_bias[seq];
+                s[j][e] = key < n ? x : -INFINITY;
+                tile_top[e / 2] = fmaxf(tile_top[e / 2], s[j][e]);
+            }
+#pragma unroll
+        for (int r = 0; r < 2; r++) {
+            float m = tile_top[r];
+            m = fmaxf(m, __shfl_xor_sync(0xffffffffu, m, 1));
+            m = fmaxf(m, __shfl_xor_sync(0xffffffffu, m, 2));
+            m = fmaxf(m, top[r]);                    /* finite: every tile has a valid key */
+            const float keep = exp2f(top[r] - m);
+            top[r] = m;
+            sum[r] *= keep;
+#pragma unroll
+            for (int i = 0; i < D / 8; i++) out[i][2 * r] *= keep, out[i][2 * r + 1] *= keep;
+#pragma unroll
+            for (int j = 0; j < 8; j++) {
+                s[j][2 * r] = exp2f(s[j][2 * r] - m);
+                s[j][2 * r + 1] = exp2f(s[j][2 * r + 1] - m);
+                sum[r] += s[j][2 * r] + s[j][2 * r + 1];
+            }
+        }
+#pragma unroll
+        for (int j = 0; j < 4; j++) {
+            const uint32_t p[4] = {pack2<T>(s[2 * j][0], s[2 * j][1]), pack2<T>(s[2 * j][2], s[2 * j][3]),
+                                   pack2<T>(s[2 * j + 1][0], s[2 * j + 1][1]), pack2<T>(s[2 * j + 1][2], s[2 * j + 1][3])};
+#pragma unroll
+            for (int i = 0; i < D / 16; i++) {
+                uint32_t b[4];
+                ldmatrix4_trans(b, sv + ((j * 16 + lane % 16) * LD + i * 16 + lane / 16 * 8) * 2);
+                mma16816<T>(out[2 * i], p, b[0], b[1]);
+                mma16816<T>(out[2 * i + 1], p, b[2], b[3]);
+            }
+        }
+        __syncthreads();
+    }
+
+#pragma unroll
+    for (int r = 0; r < 2; r++) {
+        const int row = first + warp * 16 + lane / 4 + r * 8;
+        float total = sum[r];
+        total += __shfl_xor_sync(0xffffffffu, total, 1);
+        total += __shfl_xor_sync(0xffffffffu, total, 2);
+        if (row >= a.tokens) continue;
+        T *to = (T *)a.out + ((size_t)seq * a.tokens + row) * a.ldo + head * D + lane % 4 * 2;
+#pragma unroll
+        for (int i = 0; i < D / 8; i++) *(uint32_t *)(to + i * 8) = pack2<T>(out[i][2 * r] / total, out[i][2 * r + 1] / total);
+    }
+}
+
+template <class T, int D, bool TEXT> static void mha_launch(const mha_args *a, int heads, int seqs, cudaStream_t stream) {
+    cudaFuncSetAttribute(mha_kernel<T, D, TEXT>, cudaFuncAttributeMaxDynamicSharedMemorySize, mha_shared_bytes<D>());
+    mha_kernel<T, D, TEXT><<<dim3((a->tokens + MHA_TILE - 1) / MHA_TILE, heads, seqs), MHA_THREADS, mha_shared_bytes<D>(), stream>>>(*a);
+}
+
+} // namespace sc
+#endif
