@@ -1,7 +1,7 @@
 /* vectors_pbsa.c - runners for persistent block-sparse attention: single steps (with gradients) and a rollout of six chunks.
  *
- * q and k of these files are given after RoPE, so no age turns anything here: the rope has no frame pairs. Ids are kept in the slots'
- * block numbers. The gradients are the attention's own, with the selection constant, in double: they show that the forward pass and the
+ * q and k of these files are given after RoPE, so no age turns anything here: the rope has no frame pairs. An id is chunk x blocks of a
+ * chunk + block. The gradients are the attention's own, with the selection constant, in double: they show that the forward pass and the
  * selection are the ones the training code sees. */
 #include "cli/vectors.h"
 #include "engine/devmem.h"
@@ -50,7 +50,8 @@ static bool run_case(sc_vectors *v, const pbsa_case *c, pbsa_result *r) {
         for (int j = 0; j < n; j++) {
             const int s = j < c->p ? j : base + j - c->p, pg = h * stride + s;
             const float *kb = c->k + ((size_t)h * c->kv_rows + (size_t)((c->k_first + j) * c->block)) * (size_t)c->d;
-            slots[h * stride + s] = (sc_kv_slot){.page = pg, .block = j < c->p ? c->p_ids[h * c->p + j] : c->l_ids[j - c->p]};
+            const int id = j < c->p ? c->p_ids[h * c->p + j] : c->l_ids[j - c->p];
+            slots[h * stride + s] = (sc_kv_slot){.page = pg, .chunk = id / c->queries, .block = id % c->queries};
             memcpy(k + (size_t)pg * page, kb, page * sizeof *k);
             memcpy(val + (size_t)pg * page, c->v + (kb - c->k), page * sizeof *k);
             block_means(rep + (size_t)(pg * c->d), kb, 1, c->block, c->valid, c->d);
@@ -101,7 +102,7 @@ static bool run_case(sc_vectors *v, const pbsa_case *c, pbsa_result *r) {
             for (int t = 0; t < c->valid; t++) /* [tokens][heads][d] back to [heads][queries * block][d] */
                 memcpy(r->out + ((size_t)(h * c->queries + b) * (size_t)c->block + (size_t)t) * (size_t)c->d, q + ((size_t)(b * c->valid + t) * H + (size_t)h) * (size_t)c->d, (size_t)c->d * 4);
         }
-        for (int s = 0; s < c->capacity; s++) r->p_new[h * c->capacity + s] = slots[h * stride + s].block;
+        for (int s = 0; s < c->capacity; s++) r->p_new[h * c->capacity + s] = (int32_t)slots[h * stride + s].chunk * c->queries + slots[h * stride + s].block;
     }
     void *dev[] = {pages.k, pages.v, pages.rep_k, q_dev, out_dev, rep_dev, score_dev, mass_dev, list_dev, start_dev, slots_dev};
     for (size_t i = 0; i < sizeof dev / sizeof *dev; i++) ops->release(v->dev, dev[i]);

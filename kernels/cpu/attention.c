@@ -138,21 +138,6 @@ sc_status sc_fast_qkv(sc_device *dev, const sc_qkv_args *a, sc_error *err) {
 
 typedef struct { const sc_select_args *a; const sc_isa_kernels *kern; const turn_table *turns; float *work; size_t work_row; } select_run;
 
-/* The own block and the keep - 1 best others, ascending. taken: room for `window` flags. */
-static void choose(int32_t *list, const float *local, int window, int window_base, int own, int keep, bool *taken) {
-    memset(taken, 0, (size_t)window * sizeof *taken);
-    taken[own] = true;
-    for (int k = 1; k < keep; k++) {
-        int best = -1;
-        for (int j = 0; j < window; j++)
-            if (!taken[j] && (best < 0 || local[j] > local[best])) best = j;
-        if (best < 0) break;
-        taken[best] = true;
-    }
-    for (int j = 0; j < window; j++)
-        if (taken[j]) *list++ = window_base + j;
-}
-
 static void select_item(void *ctx, int item, int thread) {
     const select_run *run = ctx;
     const sc_select_args *a = run->a;
@@ -184,7 +169,7 @@ static void select_item(void *ctx, int item, int thread) {
     for (int b = 0; b < blocks; b++) {
         int32_t *list = a->list + (row + (size_t)b) * (size_t)a->list_stride;
         for (int j = 0; j < view->persistent; j++) *list++ = j;
-        choose(list, a->score + (row + (size_t)b) * (size_t)a->score_stride + view->persistent, view->window, view->window_base,
+        sc_cpu_choose(list, a->score + (row + (size_t)b) * (size_t)a->score_stride + view->persistent, view->window, view->window_base,
                view->window - blocks + b, a->keep[s], (bool *)(turned + (size_t)blocks * (size_t)dim));
     }
 }

@@ -99,19 +99,38 @@ static inline __attribute__((always_inline)) void transform_out(vf y[4], const v
     y[3] = A3 * d1 + (B3 * d2 + m5);
 }
 
+/* Rows 0, 1, 2 of the transformed tile, then 3, 4, 5: 18 columns' values stay in registers, where all 36 would be written out and
+ * read back; what is read twice is the input. */
 static void wino_in(float *v, size_t stride, const float *const src[SC_WINO_POINTS], int channels) {
     for (int c = 0; c < channels; c += LANES) {
-        vf col[6][6]; /* [column][row of the transform] */
-        _Pragma("GCC unroll 6") for (int j = 0; j < 6; j++)
-            transform_in(col[j], load(src[j] + c), load(src[6 + j] + c), load(src[12 + j] + c), load(src[18 + j] + c), load(src[24 + j] + c), load(src[30 + j] + c));
-        _Pragma("GCC unroll 6") for (int i = 0; i < 6; i++) {
-            vf t[6];
+        vf col[6][3], t[6];
+        float *to = v + c;
+        _Pragma("GCC unroll 6") for (int j = 0; j < 6; j++) {
+            const vf d0 = load(src[j] + c), d1 = load(src[6 + j] + c), d2 = load(src[12 + j] + c), d3 = load(src[18 + j] + c), d4 = load(src[24 + j] + c);
+            transform_in(t, d0, d1, d2, d3, d4, d4);
+            col[j][0] = t[0];
+            col[j][1] = t[1];
+            col[j][2] = t[2];
+        }
+        _Pragma("GCC unroll 3") for (int i = 0; i < 3; i++) {
             transform_in(t, col[0][i], col[1][i], col[2][i], col[3][i], col[4][i], col[5][i]);
-            _Pragma("GCC unroll 6") for (int j = 0; j < 6; j++) store(v + (size_t)(i * 6 + j) * stride + c, t[j]);
+            _Pragma("GCC unroll 6") for (int j = 0; j < 6; j++, to += stride) store(to, t[j]);
+        }
+        _Pragma("GCC unroll 6") for (int j = 0; j < 6; j++) {
+            const vf d1 = load(src[6 + j] + c), d2 = load(src[12 + j] + c), d3 = load(src[18 + j] + c), d4 = load(src[24 + j] + c), d5 = load(src[30 + j] + c);
+            transform_in(t, d1, d1, d2, d3, d4, d5);
+            col[j][0] = t[3];
+            col[j][1] = t[4];
+            col[j][2] = t[5];
+        }
+        _Pragma("GCC unroll 3") for (int i = 0; i < 3; i++) {
+            transform_in(t, col[0][i], col[1][i], col[2][i], col[3][i], col[4][i], col[5][i]);
+            _Pragma("GCC unroll 6") for (int j = 0; j < 6; j++, to += stride) store(to, t[j]);
         }
     }
 }
 
+/* out = y + residual, relu, for the first `channels` lanes. */
 static inline __attribute__((always_inline)) void finish_vector(float *out, vf y, const float *residual, int channels, bool relu) {
     if (residual) {
         vf r = {};
@@ -124,24 +143,36 @@ static inline __attribute__((always_inline)) void finish_vector(float *out, vf y
     else memcpy(out, &y, (size_t)channels * 4);
 }
 
-static void wino_out(const sc_wino_out_args *a) {
-    for (int c = 0; c < a->channels; c += LANES) {
-        const float *m = a->m + c;
-        const vf bias = load(a->bias + c);
-        vf col[6][4]; /* [column][row of the picture] */
-        _Pragma("GCC unroll 6") for (int j = 0; j < 6; j++)
-            transform_out(col[j], load(m + (size_t)j * a->stride), load(m + (size_t)(6 + j) * a->stride), load(m + (size_t)(12 + j) * a->stride),
-                          load(m + (size_t)(18 + j) * a->stride), load(m + (size_t)(24 + j) * a->stride), load(m + (size_t)(30 + j) * a->stride));
-        _Pragma("GCC unroll 4") for (int i = 0; i < 4; i++) {
-            vf y[4];
-            if (i >= a->rows) break;
-            transform_out(y, col[0][i], col[1][i], col[2][i], col[3][i], col[4][i], col[5][i]);
-            _Pragma("GCC unroll 4") for (int j = 0; j < 4; j++) {
-                const size_t at = (size_t)i * a->row + (size_t)j * a->pixel + (size_t)c;
-                if (j < a->cols) finish_vector(a->out + at, y[j] + bias, a->residual ? a->residual + at : NULL, a->channels - c, a->relu);
-            }
+/* One vector of channels of a tile. The constants that callers pass make the common case, a tile and a vector within the picture,
+ * free of branches. */
+static inline __attribute__((always_inline)) void out_vector(const sc_wino_out_args *a, int c, int rows, int cols, int channels, const float *residual, bool relu) {
+    const float *m = a->m + c;
+    const vf bias = load(a->bias + c);
+    vf col[6][4]; /* [column][row of the picture] */
+    _Pragma("GCC unroll 6") for (int j = 0; j < 6; j++, m += a->stride)
+        transform_out(col[j], load(m), load(m + 6 * a->stride), load(m + 12 * a->stride), load(m + 18 * a->stride), load(m + 24 * a->stride),
+                      load(m + 30 * a->stride));
+    _Pragma("GCC unroll 4") for (int i = 0; i < 4; i++) {
+        vf y[4];
+        if (i >= rows) break;
+        transform_out(y, col[0][i], col[1][i], col[2][i], col[3][i], col[4][i], col[5][i]);
+        _Pragma("GCC unroll 4") for (int j = 0; j < 4; j++) {
+            const size_t at = (size_t)i * a->row + (size_t)j * a->pixel + (size_t)c;
+            if (j < cols) finish_vector(a->out + at, y[j] + bias, residual ? residual + at : NULL, channels, relu);
         }
     }
+}
+
+static void wino_out(const sc_wino_out_args *a) {
+    int c = 0;
+    if (a->rows == 4 && a->cols == 4)
+        for (; c + LANES <= a->channels; c += LANES) {
+            if (a->residual && a->relu) out_vector(a, c, 4, 4, LANES, a->residual, true);
+            else if (!a->residual && a->relu) out_vector(a, c, 4, 4, LANES, NULL, true);
+            else if (!a->residual) out_vector(a, c, 4, 4, LANES, NULL, false);
+            else out_vector(a, c, 4, 4, LANES, a->residual, false);
+        }
+    for (; c < a->channels; c += LANES) out_vector(a, c, a->rows, a->cols, a->channels - c, a->residual, a->relu);
 }
 
 /* ---- direct form -------------------------------------------------------------------------------------------------------- */

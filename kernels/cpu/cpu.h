@@ -63,6 +63,10 @@ int64_t sc_cpu_age(const sc_rope *rope, const sc_kv_view *view, const sc_kv_slot
 /* Turns the first frame_pairs channel pairs of `out` (a copy of `in`, head_dim wide) by age * theta (twin_attention.c). */
 void sc_cpu_turn(float *out, const float *in, const sc_rope *rope, int head_dim, int64_t age);
 
+/* list = window_base + j, ascending, of the own block and the keep - 1 others of `window` with the highest score; ties go to the
+ * lower index. Returns how many, whatever the scores are. taken: room for `window` flags (twin_attention.c). */
+int sc_cpu_choose(int32_t *list, const float *local, int window, int window_base, int own, int keep, bool *taken);
+
 /* ---- the twin: memory and transformer (twin*.c) ---------------------------------------------------------------------------- */
 
 sc_status sc_twin_alloc(sc_device *, void **, size_t, sc_error *);

@@ -119,11 +119,31 @@ sc_status sc_twin_qkv(sc_device *dev, const sc_qkv_args *a, sc_error *err) {
 
 /* ---- selection ---------------------------------------------------------------------------------------------------------- */
 
+int sc_cpu_choose(int32_t *list, const float *local, int window, int window_base, int own, int keep, bool *taken) {
+    int n = 0;
+
+    memset(taken, 0, (size_t)window * sizeof *taken);
+    taken[own] = true;
+    for (int k = 1; k < keep; k++) {
+        int best = -1;
+        for (int j = 0; j < window; j++)
+            if (!taken[j] && (best < 0 || local[j] > local[best])) best = j;
+        if (best < 0) break;
+        taken[best] = true;
+    }
+    for (int j = 0; j < window; j++)
+        if (taken[j]) list[n++] = window_base + j;
+    return n;
+}
+
 sc_status sc_twin_select(sc_device *dev, const sc_select_args *a, sc_error *err) {
     int dim = a->head_dim, blocks = a->blocks.blocks;
-    float *turned = malloc((size_t)dim * sizeof(float));
+    int window = 0;
+    float *turned;
 
     (void)dev;
+    for (int s = 0; s < a->seqs; s++) window = a->view[s].window > window ? a->view[s].window : window;
+    turned = malloc((size_t)dim * sizeof(float) + (size_t)window * sizeof(bool));
     if (!turned) return sc_fail(err, SC_ENOMEM, "select: out of memory");
     for (int s = 0; s < a->seqs; s++)
         for (int h = 0; h < a->heads; h++)
@@ -133,7 +153,7 @@ sc_status sc_twin_select(sc_device *dev, const sc_select_args *a, sc_error *err)
                 size_t row = ((size_t)s * (size_t)a->heads + (size_t)h) * (size_t)blocks + (size_t)b;
                 float *score = a->score + row * (size_t)a->score_stride, *local = score + view->persistent;
                 int32_t *list = a->list + row * (size_t)a->list_stride;
-                int own = view->window - blocks + b, n = 0;
+                int n = 0;
 
                 for (int j = 0; j < view->persistent + view->window; j++) {
                     const sc_kv_slot *slot = &slots[slot_of_column(view, j)];
@@ -141,13 +161,7 @@ sc_status sc_twin_select(sc_device *dev, const sc_select_args *a, sc_error *err)
                     score[j] = sc_cpu_dot(turned, a->pages.rep_k + (size_t)slot->page * (size_t)dim, dim) / sqrtf((float)dim);
                 }
                 for (int j = 0; j < view->persistent; j++) list[n++] = j;
-                /* Local block j is chosen when it is the own one, or fewer than keep - 1 others come before it. */
-                for (int j = 0; j < view->window; j++) {
-                    int before = 0;
-                    for (int i = 0; i < view->window; i++)
-                        if (i != own && i != j && (local[i] > local[j] || (local[i] == local[j] && i < j))) before++;
-                    if (j == own || before < a->keep[s] - 1) list[n++] = view->window_base + j;
-                }
+                sc_cpu_choose(list + n, local, view->window, view->window_base, view->window - blocks + b, a->keep[s], (bool *)(turned + dim));
             }
     free(turned);
     return SC_OK;
