@@ -1,0 +1,615 @@
+/* scheduler.c - see scheduler.h. What is planned is decided in plan.c; here are the thread, the sessions and their life. */
+#include "server/scheduler.h"
+#include "base/clock.h"
+#include "base/log.h"
+#include "server/metrics.h"
+#include <assert.h>
+#include <pthread.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/resource.h>
+#include <time.h>
+
+enum { QUEUE = 64, KEYS = 64, BATCH = 8, BLEND_CHUNKS = 4, LOOKAHEAD_MAX = 4, ENGINE_NICE = 5 };
+static const uint64_t MARGIN_NS = 25000000, NAP_NS = 500000000, FIRST_FRAME_NS = 2000000;
+
+static_assert((int)SC_WIRE_SWITCH == (int)SC_SWITCH && (int)SC_WIRE_CUT == (int)SC_CUT, "transitions are cast");
+
+struct stream {
+    sc_session *session;       /* NULL once failed */
+    sc_channel *channel;
+    sc_facts facts;
+    uint32_t last_seq;         /* newest prompt given; not yet in force: next_prompt */
+    char next_prompt[SC_PROMPT_TEXT_MAX + 1];
+    size_t next_prompt_bytes;
+    bool paused, was_playing;
+    uint64_t began_ns;         /* when the chunk in work took its first pass; 0: none in work */
+    uint64_t denoise_ns, pts_us;
+    sc_window wait, denoise, decode;
+};
+
+struct made { char key[129]; char id[SC_ID_CHARS + 1]; sc_create_request request; };
+
+struct sc_scheduler {
+    pthread_t thread;
+    pthread_mutex_t lock;
+    pthread_cond_t changed;
+    sc_command *queue[QUEUE];  /* guarded by lock */
+    int head, count;
+    bool stop, woken, joined;
+    int stop_code;
+    char stop_reason[64];
+    sc_engine_state state;     /* guarded by lock, like info and what load() tells */
+    sc_model_info info;
+    uint64_t chunk_cost_ns;
+    int sessions;
+
+    sc_scheduler_options o;    /* from here on: engine thread only */
+    char model_dir[4096], device[64];
+    sc_hub *hub;
+    sc_encoder *encoder;
+    sc_engine *engine;
+    struct stream *streams[SC_PLAN_JOBS_MAX];
+    int n;
+    sc_window denoise, decode, clean, whole; /* per chunk, over all sessions */
+    struct made *made;
+    int made_at;
+    bool batches;
+};
+
+static uint64_t chunk_ns(const sc_scheduler *s, uint64_t period_ns) { return period_ns * (uint64_t)s->info.frames_chunk; }
+
+static uint64_t or_else(uint64_t v, uint64_t fallback) { return v ? v : fallback; }
+
+/* Expected work until the first frame of the next chunk, from pass `next` on. Nothing measured yet: as long as a chunk plays. */
+static uint64_t remaining_ns(const sc_scheduler *s, sc_pass next, uint64_t period_ns) {
+    uint64_t guess = chunk_ns(s, period_ns) / (uint64_t)(s->info.steps + 2), steps = (uint64_t)s->info.steps;
+    uint64_t denoise = or_else(sc_window_quantile(&s->denoise, 0.95), guess * steps);
+    uint64_t decode = or_else(sc_window_quantile(&s->decode, 0.95), guess) + FIRST_FRAME_NS;
+    uint64_t clean = or_else(sc_window_quantile(&s->clean, 0.95), denoise / steps);
+    switch (next.kind) {
+    case SC_PASS_DENOISE: return denoise * (steps - (uint64_t)next.step) / steps + decode;
+    case SC_PASS_DECODE: return decode;
+    case SC_PASS_CLEAN: return clean + denoise + decode;
+    }
+    return 0;
+}
+
+static uint64_t margin_ns(const sc_scheduler *s) { return MARGIN_NS + sc_window_quantile(&s->whole, 0.95) / 12; }
+
+static void publish(struct stream *t) { sc_channel_publish(t->channel, &t->facts); }
+
+static void set_state(struct stream *t, sc_state state, const char *reason) {
+    char text[512];
+    if (t->facts.state == state && !strcmp(t->facts.reason, reason ? reason : "")) return;
+    t->facts.state = state;
+    strncpy(t->facts.reason, reason ? reason : "", sizeof t->facts.reason - 1);
+    publish(t);
+    sc_log(SC_LOG_INFO, "session", "id=%s state=%s reason=%s", sc_channel_id(t->channel), sc_state_name(state), t->facts.reason);
+    sc_hub_say(NULL, t->channel, 0, false, text, sc_message_state(text, sizeof text, sc_state_name(state), reason));
+}
+
+static sc_stage_time stage(const sc_window *w) {
+    return (sc_stage_time){(double)sc_window_quantile(w, 0.5) * 1e-6, (double)sc_window_quantile(w, 0.95) * 1e-6};
+}
+
+/* ---- life of a session ---- */
+
+static void update_load(sc_scheduler *s) {
+    pthread_mutex_lock(&s->lock);
+    s->sessions = s->n;
+    s->chunk_cost_ns = sc_window_quantile(&s->whole, 0.95);
+    pthread_mutex_unlock(&s->lock);
+}
+
+static struct stream *find(sc_scheduler *s, const char *id) {
+    for (int i = 0; i < s->n; i++) if (!strcmp(sc_channel_id(s->streams[i]->channel), id)) return s->streams[i];
+    return NULL;
+}
+
+static void end_session(sc_scheduler *s, struct stream *t, int code, const char *reason) {
+    if (t->facts.state != SC_STATE_FAILED) set_state(t, SC_STATE_ENDED, reason);
+    for (int i = 0; i < s->n; i++) {
+        if (s->streams[i] != t) continue;
+        memmove(&s->streams[i], &s->streams[i + 1], sizeof *s->streams * (size_t)(s->n - i - 1));
+        s->n--;
+        break;
+    }
+    sc_session_destroy(t->session);
+    sc_channel_close(t->channel, code, reason);
+    sc_channel_release(t->channel);
+    free(t);
+    update_load(s);
+}
+
+static void fail_session(struct stream *t, const sc_error *err) {
+    sc_log(SC_LOG_ERROR, "session", "id=%s failed: %s", sc_channel_id(t->channel), err->text);
+    SC_COUNT(sessions_failed, 1);
+    set_state(t, SC_STATE_FAILED, "the engine could not go on with this session");
+    sc_session_destroy(t->session);
+    t->session = NULL;
+    sc_channel_kick(t->channel, 1011, "session failed");
+}
+
+static void problem_from(sc_problem *p, const sc_error *err, const char *pointer) {
+    switch (err->status) {
+    case SC_EINVAL:
+        sc_problem_set(p, 422, "%s", err->text);
+        if (pointer) sc_problem_add(p, pointer, "%s", err->text);
+        break;
+    case SC_EBUSY: sc_problem_set(p, 503, "All places are taken; try again later."); break;
+    case SC_ENOTFOUND: sc_problem_set(p, 404, "There is no such session."); break;
+    case SC_ENOMEM: sc_problem_set(p, 503, "Out of memory; try again later."); break;
+    default: sc_problem_set(p, 500, "The engine could not do this."); break;
+    }
+}
+
+static void do_create(sc_scheduler *s, sc_command *c) {
+    const sc_create_request *r = &c->create;
+    sc_error err = {0};
+    struct stream *t = NULL;
+    char id[SC_ID_CHARS + 1] = {0};
+
+    if (c->key[0] && s->made)
+        for (int i = 0; i < KEYS; i++) {
+            struct made *m = &s->made[i];
+            if (strcmp(m->key, c->key) || !find(s, m->id)) continue;
+            if (memcmp(&m->request, r, sizeof *r)) sc_problem_set(&c->problem, 422, "This Idempotency-Key was used for another request.");
+            else memcpy(c->id, m->id, sizeof c->id);
+            return;
+        }
+    if (r->model[0] && strcmp(r->model, s->info.name)) {
+        sc_problem_set(&c->problem, 422, "model: there is no model of this name; GET /v1/models lists them.");
+        sc_problem_add(&c->problem, "/model", "must be \"%s\"", s->info.name);
+        return;
+    }
+    if (s->n == SC_PLAN_JOBS_MAX || s->n >= s->info.max_sessions) {
+        sc_problem_set(&c->problem, 503, "All %d places are taken; try again later.", s->info.max_sessions);
+        return;
+    }
+    t = calloc(1, sizeof *t);
+    if (!t) { sc_fail(&err, SC_ENOMEM, "session: out of memory"); goto failed; }
+    if (sc_id_random(id, &err)) goto failed;
+    sc_facts *f = &t->facts;
+    f->state = SC_STATE_STARTING;
+    memcpy(f->prompt, r->prompt, sizeof f->prompt);
+    f->prompt_bytes = r->prompt_bytes;
+    f->prompt_seq = t->last_seq = 1;
+    f->transition = r->transition;
+    memcpy(f->model, s->info.name, sizeof f->model);
+    if (r->has_seed) f->seed = r->seed;
+    else {
+        char random[SC_ID_CHARS + 1];
+        if (sc_id_random(random, &err)) goto failed;
+        for (int i = 0; i < 10; i++) f->seed = f->seed * 32 + (uint64_t)(random[i] & 31);
+    }
+    f->memory_bytes = s->info.session_bytes;
+    f->width = s->info.width;
+    f->height = s->info.height;
+    f->fps = r->fps ? r->fps : s->info.fps;
+    f->chunk_frames = s->info.frames_chunk;
+    f->jpeg_quality = r->jpeg_quality ? r->jpeg_quality : s->o.jpeg_quality;
+    f->lookahead_chunks = r->lookahead_chunks ? r->lookahead_chunks : 1;
+    f->idle_timeout_s = r->idle_timeout_s ? r->idle_timeout_s : s->o.idle_timeout_s;
+    f->run_without_viewers = r->run_without_viewers == 1;
+    f->created = (int64_t)time(NULL);
+    f->chunk = -1;
+    if (sc_session_create(s->engine, f->seed, r->prompt, r->prompt_bytes, 1, &t->session, &err)) goto failed;
+    uint64_t now = sc_now_ns();
+    t->channel = sc_channel_create(s->hub, id, f->fps, (LOOKAHEAD_MAX + 2) * s->info.frames_chunk, f, now);
+    if (!t->channel) { sc_fail(&err, SC_ENOMEM, "session: no room"); goto failed; }
+    sc_channel_set_play(t->channel, false, f->run_without_viewers, now);
+    s->streams[s->n++] = t;
+    memcpy(c->id, id, sizeof c->id);
+    if (c->key[0] && s->made) {
+        struct made *m = &s->made[s->made_at++ % KEYS];
+        memcpy(m->key, c->key, sizeof m->key);
+        memcpy(m->id, id, sizeof m->id);
+        m->request = *r;
+    }
+    SC_COUNT(sessions_created, 1);
+    update_load(s);
+    sc_log(SC_LOG_INFO, "session", "id=%s created seed=%llu prompt_bytes=%zu sessions=%d", id, (unsigned long long)f->seed, r->prompt_bytes,
+           s->n);
+    return;
+failed:
+    problem_from(&c->problem, &err, "/prompt");
+    if (t) sc_session_destroy(t->session);
+    free(t);
+}
+
+static void do_prompt(struct stream *t, sc_command *c) {
+    const sc_patch_request *r = &c->patch;
+    sc_error err = {0};
+    uint64_t at = 0;
+    sc_wire_transition how = r->transition != SC_WIRE_NOT_GIVEN ? r->transition
+                           : t->facts.transition != SC_WIRE_NOT_GIVEN ? t->facts.transition : SC_WIRE_SWITCH;
+    uint32_t seq = t->last_seq + 1;
+    if (sc_session_set_prompt(t->session, r->prompt, r->prompt_bytes, seq, (sc_transition)how, BLEND_CHUNKS, &at, &err)) {
+        problem_from(&c->problem, &err, c->kind == SC_COMMAND_PROMPT ? "/text" : "/prompt");
+        return;
+    }
+    t->last_seq = seq;
+    c->has_seq = true;
+    c->seq = seq;
+    c->applies_at = (int64_t)at;
+    memcpy(t->next_prompt, r->prompt, sizeof t->next_prompt);
+    t->next_prompt_bytes = r->prompt_bytes;
+    sc_channel_prompt_received(t->channel, seq, r->prompt, r->prompt_bytes, at, how, c->ref, c->viewer, c->asked_ns);
+}
+
+static void do_pause(struct stream *t, bool paused) {
+    t->paused = paused;
+    sc_channel_set_play(t->channel, paused, t->facts.run_without_viewers, sc_now_ns());
+}
+
+static void do_patch(struct stream *t, sc_command *c) {
+    const sc_patch_request *r = &c->patch;
+    if (r->has_prompt) do_prompt(t, c);
+    if (c->problem.status) return; /* nothing of it happened */
+    if (r->state != SC_PATCH_STATE_NOT_GIVEN) do_pause(t, r->state == SC_PATCH_PAUSED);
+    if (r->fps) {
+        t->facts.fps = r->fps;
+        sc_channel_set_fps(t->channel, r->fps);
+    }
+    if (r->jpeg_quality) t->facts.jpeg_quality = r->jpeg_quality;
+    if (r->idle_timeout_s) t->facts.idle_timeout_s = r->idle_timeout_s;
+    publish(t);
+}
+
+static void look_after(sc_scheduler *s, struct stream *t, uint64_t now);
+
+static void do_command(sc_scheduler *s, sc_command *c) {
+    struct stream *t = NULL;
+    if (c->kind != SC_COMMAND_CREATE && !(t = find(s, c->id))) sc_problem_set(&c->problem, 404, "There is no such session.");
+    else if (c->kind == SC_COMMAND_CREATE) do_create(s, c);
+    else if (c->kind == SC_COMMAND_DELETE) end_session(s, t, 1000, "session deleted");
+    else if (!t->session) sc_problem_set(&c->problem, 409, "This session has failed.");
+    else {
+        if (c->kind == SC_COMMAND_PATCH) do_patch(t, c);
+        else if (c->kind == SC_COMMAND_PROMPT) do_prompt(t, c);
+        else do_pause(t, c->kind == SC_COMMAND_PAUSE);
+        look_after(s, t, sc_now_ns());
+    }
+    c->done(c);
+}
+
+/* ---- planning and passes ---- */
+
+/* The session's state follows from what was asked and who watches. */
+static void look_after(sc_scheduler *s, struct stream *t, uint64_t now) {
+    sc_playout p;
+    sc_channel_playout(t->channel, &p, now);
+    if (t->facts.chunk < 0) set_state(t, t->paused ? SC_STATE_PAUSED : SC_STATE_STARTING, t->paused ? "asked to" : NULL);
+    else if (t->paused) set_state(t, SC_STATE_PAUSED, "asked to");
+    else if (p.playing) set_state(t, SC_STATE_RUNNING, NULL);
+    else set_state(t, SC_STATE_PAUSED, "no viewers");
+    if (p.playing && !t->was_playing && p.shown_any) { /* playback begins again: better one long look than a stutter */
+        sc_pass next = sc_session_next(t->session);
+        sc_channel_hold_until(t->channel, now + sc_plan_preroll_ns(remaining_ns(s, next, p.period_ns), margin_ns(s), p.buffered, p.period_ns));
+    }
+    t->was_playing = p.playing;
+}
+
+static bool housekeeping(sc_scheduler *s, uint64_t now) {
+    for (int i = 0; i < s->n; i++) {
+        struct stream *t = s->streams[i];
+        sc_playout p;
+        if (t->session) look_after(s, t, now);
+        sc_channel_playout(t->channel, &p, now);
+        if (p.seen_ns && now > p.seen_ns && now - p.seen_ns > (uint64_t)t->facts.idle_timeout_s * 1000000000u && !t->facts.run_without_viewers) {
+            end_session(s, t, 1000, "idle");
+            i--;
+        }
+    }
+    return s->n > 0;
+}
+
+static void before_pass(struct stream *t, sc_pass pass, uint64_t now) {
+    if (pass.kind != SC_PASS_DENOISE || pass.step != 0) return;
+    t->began_ns = now;
+    t->denoise_ns = 0;
+    if (pass.prompt_seq != t->facts.prompt_seq) {
+        memcpy(t->facts.prompt, t->next_prompt, sizeof t->facts.prompt);
+        t->facts.prompt_bytes = t->next_prompt_bytes;
+        t->facts.prompt_seq = pass.prompt_seq;
+        t->facts.prompt_chunk = pass.chunk;
+        publish(t);
+    }
+    sc_channel_prompt_applied(t->channel, pass.prompt_seq, pass.chunk);
+}
+
+static void frames_out(sc_scheduler *s, struct stream *t, uint64_t now, uint64_t decode_ns) {
+    sc_frames f;
+    sc_error err = {0};
+    sc_playout p;
+    if (sc_session_frames(t->session, &f, &err)) { fail_session(t, &err); return; }
+    uint64_t spent = t->denoise_ns + decode_ns, wait = now - t->began_ns > spent ? now - t->began_ns - spent : 0;
+    sc_window_add(&t->wait, wait);
+    sc_window_add(&t->denoise, t->denoise_ns);
+    sc_window_add(&t->decode, decode_ns);
+    sc_window_add(&s->denoise, t->denoise_ns);
+    sc_window_add(&s->decode, decode_ns);
+    t->facts.wait = stage(&t->wait);
+    t->facts.denoise = stage(&t->denoise);
+    t->facts.decode = stage(&t->decode);
+    t->facts.chunk = (int64_t)f.chunk;
+    publish(t);
+    SC_COUNT(chunks, 1);
+    sc_channel_playout(t->channel, &p, now);
+    if (f.chunk == 0 && p.playing) { /* one picture at once, the next when playback can go on */
+        sc_pass next = {.kind = SC_PASS_CLEAN};
+        sc_channel_hold_until(t->channel, now + sc_plan_preroll_ns(remaining_ns(s, next, p.period_ns), margin_ns(s), f.count - 1, p.period_ns));
+    }
+    int quality = p.quality_cap && p.quality_cap < t->facts.jpeg_quality ? p.quality_cap : t->facts.jpeg_quality;
+    sc_encode_job job = {.channel = t->channel, .data = f.data, .frame_bytes = f.frame_bytes, .count = f.count, .width = f.width,
+                         .height = f.height, .quality = quality, .fps = t->facts.fps, .chunk = f.chunk, .first_frame = f.first_frame,
+                         .first_pts_us = t->pts_us, .prompt_seq = f.prompt_seq, .first_of_prompt = f.first_of_prompt, .wait_ns = wait,
+                         .denoise_ns = t->denoise_ns, .decode_ns = decode_ns};
+    t->pts_us += (uint64_t)f.count * 1000000u / (uint64_t)t->facts.fps;
+    sc_channel_expect(t->channel, f.count);
+    if (sc_encoder_submit(s->encoder, &job, &err)) sc_log(SC_LOG_ERROR, "session", "id=%s %s", sc_channel_id(t->channel), err.text);
+    sc_log(SC_LOG_DEBUG, "session", "id=%s chunk=%llu wait_ms=%.1f denoise_ms=%.1f decode_ms=%.1f", sc_channel_id(t->channel),
+           (unsigned long long)f.chunk, (double)wait * 1e-6, (double)t->denoise_ns * 1e-6, (double)decode_ns * 1e-6);
+}
+
+static void after_pass(sc_scheduler *s, struct stream *t, sc_pass pass, uint64_t took, uint64_t now) {
+    sc_error err = {0};
+    static const sc_time times[] = {SC_TIME_DENOISE_PASS, SC_TIME_DECODE_PASS, SC_TIME_CLEAN_PASS};
+    sc_metrics_time(times[pass.kind], took);
+    SC_COUNT(passes[pass.kind], 1);
+    if (sc_session_failed(t->session, &err)) { fail_session(t, &err); return; }
+    switch (pass.kind) {
+    case SC_PASS_DENOISE: t->denoise_ns += took; break;
+    case SC_PASS_DECODE: frames_out(s, t, now, took); break;
+    case SC_PASS_CLEAN:
+        sc_window_add(&s->clean, took);
+        sc_window_add(&s->whole, t->denoise_ns + took + sc_window_quantile(&s->decode, 0.5));
+        t->began_ns = 0;
+        update_load(s);
+        break;
+    }
+}
+
+/* One pass of the most urgent session (of several, where the device gains from it). False: nothing to do before *wake_ns. */
+static bool run_pass(sc_scheduler *s, uint64_t now, uint64_t *wake_ns, sc_error *err, bool *fatal) {
+    sc_plan_job jobs[SC_PLAN_JOBS_MAX];
+    struct stream *who[SC_PLAN_JOBS_MAX], *mine[BATCH];
+    sc_pass next[SC_PLAN_JOBS_MAX], passes[BATCH];
+    sc_session *sessions[BATCH];
+    bool eligible[SC_PLAN_JOBS_MAX];
+    int n = 0, count = 0;
+
+    for (int i = 0; i < s->n; i++) {
+        struct stream *t = s->streams[i];
+        sc_playout p;
+        if (!t->session) continue;
+        sc_channel_playout(t->channel, &p, now);
+        sc_pass pass = sc_session_next(t->session);
+        bool fresh = pass.kind == SC_PASS_DENOISE && pass.step == 0;
+        if (fresh && pass.chunk > 0 && !p.playing) continue; /* nobody watches: the next chunk can wait */
+        if (fresh && pass.chunk == 0 && t->paused) continue;
+        uint64_t length = chunk_ns(s, p.period_ns), ahead = length * (uint64_t)t->facts.lookahead_chunks;
+        uint64_t dry = p.dry_ns;
+        if (dry != SC_NEVER && ahead > length) dry = dry > ahead - length ? dry - (ahead - length) : 0;
+        jobs[n] = (sc_plan_job){.deadline_ns = dry, .remaining_ns = remaining_ns(s, pass, p.period_ns), .started = !fresh,
+                                .not_before_ns = p.dry_ns != SC_NEVER && p.dry_ns > ahead ? p.dry_ns - ahead : 0};
+        if (fresh && pass.chunk == 0) jobs[n].not_before_ns = 0;
+        who[n] = t;
+        next[n++] = pass;
+    }
+    uint64_t margin = margin_ns(s);
+    int best = sc_plan_pick(jobs, n, now, margin, wake_ns);
+    if (best < 0) return false;
+    mine[count] = who[best];
+    passes[count++] = next[best];
+    if (s->batches) {
+        sc_plan_eligible(jobs, n, now, margin, eligible);
+        for (int i = 0; i < n && count < BATCH; i++)
+            if (i != best && eligible[i] && next[i].kind == next[best].kind) { mine[count] = who[i]; passes[count++] = next[i]; }
+    }
+    for (int i = 0; i < count; i++) {
+        sessions[i] = mine[i]->session;
+        before_pass(mine[i], passes[i], now);
+    }
+    uint64_t begin = sc_now_ns();
+    sc_status rc = sc_engine_run(s->engine, sessions, count, err);
+    uint64_t end = sc_now_ns();
+    if (rc == SC_EGPU) { *fatal = true; return true; }
+    for (int i = 0; i < count; i++) {
+        if (rc) fail_session(mine[i], err);
+        else after_pass(s, mine[i], passes[i], end - begin, end);
+    }
+    return true;
+}
+
+/* ---- the thread ---- */
+
+static void set_engine_state(sc_scheduler *s, sc_engine_state state) {
+    pthread_mutex_lock(&s->lock);
+    s->state = state;
+    pthread_mutex_unlock(&s->lock);
+}
+
+static sc_command *take_command(sc_scheduler *s) {
+    sc_command *c = NULL;
+    pthread_mutex_lock(&s->lock);
+    if (s->count) {
+        c = s->queue[s->head];
+        s->head = (s->head + 1) % QUEUE;
+        s->count--;
+    }
+    pthread_mutex_unlock(&s->lock);
+    return c;
+}
+
+/* Sleep until something happens or the plan's moment comes. False: stop. */
+static bool rest(sc_scheduler *s, uint64_t until_ns) {
+    struct timespec t = {(time_t)(until_ns / 1000000000u), (long)(until_ns % 1000000000u)};
+    pthread_mutex_lock(&s->lock);
+    while (!s->stop && !s->count && !s->woken)
+        if (pthread_cond_timedwait(&s->changed, &s->lock, &t)) break;
+    s->woken = false;
+    bool on = !s->stop;
+    pthread_mutex_unlock(&s->lock);
+    return on;
+}
+
+static bool stopping(sc_scheduler *s) {
+    pthread_mutex_lock(&s->lock);
+    bool stop = s->stop;
+    pthread_mutex_unlock(&s->lock);
+    return stop;
+}
+
+static void refuse_all(sc_scheduler *s, const char *why) {
+    for (sc_command *c; (c = take_command(s));) {
+        sc_problem_set(&c->problem, 503, "%s", why);
+        c->done(c);
+    }
+}
+
+static void *engine_main(void *arg) {
+    sc_scheduler *s = arg;
+    sc_error err = {0};
+    sc_model_info info;
+    bool fatal = false;
+
+    pthread_setname_np(pthread_self(), "engine");
+    /* A lower priority for the long passes, inherited by the engine's own threads: frames leave on time on a machine that is full. */
+    setpriority(PRIO_PROCESS, 0, getpriority(PRIO_PROCESS, 0) + ENGINE_NICE);
+    uint64_t begin = sc_now_ns();
+    if (sc_engine_open(&s->engine, &s->o.engine, &err)) {
+        set_engine_state(s, SC_ENGINE_FAILED);
+        refuse_all(s, "The model could not be loaded.");
+        s->o.failed(s->o.ctx, &err);
+        while (rest(s, sc_now_ns() + NAP_NS)) refuse_all(s, "The model could not be loaded.");
+        return NULL;
+    }
+    sc_engine_describe(s->engine, &info);
+    if (info.fps < 1) info.fps = 16;
+    if (info.steps < 1) info.steps = 1;
+    pthread_mutex_lock(&s->lock);
+    s->info = info;
+    s->state = SC_ENGINE_READY;
+    pthread_mutex_unlock(&s->lock);
+    sc_log(SC_LOG_INFO, "engine", "model=%s device=%s size=%dx%d fps=%d sessions=%d load_ms=%.0f", info.name, info.device, info.width,
+           info.height, info.fps, info.max_sessions, (double)(sc_now_ns() - begin) * 1e-6);
+    s->o.ready(s->o.ctx);
+    while (!stopping(s) && !fatal) {
+        uint64_t wake = SC_NEVER;
+        for (sc_command *c; (c = take_command(s));) do_command(s, c);
+        uint64_t now = sc_now_ns();
+        housekeeping(s, now);
+        if (s->o.alive) s->o.alive(s->o.ctx);
+        if (run_pass(s, now, &wake, &err, &fatal)) continue;
+        if (wake > now + NAP_NS) wake = now + NAP_NS;
+        rest(s, wake);
+    }
+    if (fatal) {
+        set_engine_state(s, SC_ENGINE_FAILED);
+        sc_log(SC_LOG_ERROR, "engine", "device fault: %s", err.text);
+        for (int i = 0; i < s->n; i++) sc_channel_kick(s->streams[i]->channel, 1012, "device fault");
+        refuse_all(s, "The device failed.");
+        s->o.failed(s->o.ctx, &err);
+        while (rest(s, sc_now_ns() + NAP_NS)) refuse_all(s, "The device failed.");
+    }
+    set_engine_state(s, fatal ? SC_ENGINE_FAILED : SC_ENGINE_DRAINING);
+    while (s->n && !fatal) end_session(s, s->streams[s->n - 1], s->stop_code, s->stop_reason);
+    refuse_all(s, "The daemon is shutting down.");
+    return NULL;
+}
+
+sc_status sc_scheduler_start(sc_scheduler **out, const sc_scheduler_options *o, sc_hub *hub, sc_encoder *encoder, sc_error *err) {
+    pthread_condattr_t attr;
+    sc_scheduler *s = calloc(1, sizeof *s);
+    *out = NULL;
+    if (!s || !(s->made = calloc(KEYS, sizeof *s->made))) {
+        free(s);
+        return sc_fail(err, SC_ENOMEM, "scheduler: out of memory");
+    }
+    s->o = *o;
+    strncpy(s->model_dir, o->engine.model_dir ? o->engine.model_dir : "", sizeof s->model_dir - 1);
+    s->o.engine.model_dir = s->model_dir;
+    if (o->engine.device) {
+        strncpy(s->device, o->engine.device, sizeof s->device - 1);
+        s->o.engine.device = s->device;
+    }
+    s->batches = !strcmp(s->device, "cuda"); /* a CPU gains nothing from a pass twice as long */
+    s->hub = hub;
+    s->encoder = encoder;
+    pthread_mutex_init(&s->lock, NULL);
+    pthread_condattr_init(&attr);
+    pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
+    pthread_cond_init(&s->changed, &attr);
+    pthread_condattr_destroy(&attr);
+    *out = s;
+    if (pthread_create(&s->thread, NULL, engine_main, s)) {
+        *out = NULL;
+        free(s->made);
+        free(s);
+        return sc_fail(err, SC_ENOMEM, "scheduler: cannot start a thread");
+    }
+    return SC_OK;
+}
+
+bool sc_scheduler_post(sc_scheduler *s, sc_command *c) {
+    pthread_mutex_lock(&s->lock);
+    bool taken = s->count < QUEUE && !s->stop;
+    if (taken) {
+        s->queue[(s->head + s->count++) % QUEUE] = c;
+        pthread_cond_signal(&s->changed);
+    }
+    pthread_mutex_unlock(&s->lock);
+    return taken;
+}
+
+void sc_scheduler_wake(void *arg) {
+    sc_scheduler *s = arg;
+    pthread_mutex_lock(&s->lock);
+    s->woken = true;
+    pthread_cond_signal(&s->changed);
+    pthread_mutex_unlock(&s->lock);
+}
+
+void sc_scheduler_stop(sc_scheduler *s, int code, const char *reason) {
+    if (!s || s->joined) return;
+    pthread_mutex_lock(&s->lock);
+    s->stop = true;
+    s->stop_code = code;
+    strncpy(s->stop_reason, reason, sizeof s->stop_reason - 1);
+    pthread_cond_signal(&s->changed);
+    pthread_mutex_unlock(&s->lock);
+    pthread_join(s->thread, NULL);
+    s->joined = true;
+}
+
+void sc_scheduler_free(sc_scheduler *s) {
+    if (!s) return;
+    assert(s->joined);
+    for (int i = 0; i < s->n; i++) { /* after a device fault: the device is not touched again */
+        sc_channel_close(s->streams[i]->channel, 1012, "device fault");
+        sc_channel_release(s->streams[i]->channel);
+        free(s->streams[i]);
+    }
+    if (!s->n || s->state != SC_ENGINE_FAILED) sc_engine_close(s->engine);
+    pthread_cond_destroy(&s->changed);
+    pthread_mutex_destroy(&s->lock);
+    free(s->made);
+    free(s);
+}
+
+sc_engine_state sc_scheduler_state(sc_scheduler *s, sc_model_info *info) {
+    pthread_mutex_lock(&s->lock);
+    sc_engine_state state = s->stop && s->state != SC_ENGINE_FAILED ? SC_ENGINE_DRAINING : s->state;
+    if (info) *info = s->info;
+    pthread_mutex_unlock(&s->lock);
+    return state;
+}
+
+void sc_scheduler_load(sc_scheduler *s, uint64_t *chunk_cost_ns, int *sessions) {
+    pthread_mutex_lock(&s->lock);
+    *chunk_cost_ns = s->chunk_cost_ns;
+    *sessions = s->sessions;
+    pthread_mutex_unlock(&s->lock);
+}

@@ -1,0 +1,70 @@
+/* scheduler.h - the engine thread: owns the engine and every session on it.
+ *
+ * Others talk to it through a bounded queue of commands, taken between two passes (a pass is the unit of preemption, about 100 ms on a
+ * CPU). What it knows it publishes into the sessions' channels (hub.h), where everybody reads.
+ *
+ *     loop:  commands -> housekeeping (viewers, idle sessions) -> plan (plan.h) -> one pass, or sleep until the plan says
+ *     chunk: denoise 0..3 -> decode -> frames to the encoder -> clean, at once -> [waits: just in time] -> denoise 0 ...
+ *
+ * A session makes chunk 0 as soon as it exists, so that snapshots and first viewers find a picture. Later chunks are made while somebody
+ * watches (or run_without_viewers was asked for); otherwise its state is "paused" with the reason "no viewers", and the first viewer
+ * makes it "running" again.
+ *
+ * Fatal: a device error fails every session, closes their viewers with 1012 and calls `failed`. */
+#ifndef SC_SERVER_SCHEDULER_H
+#define SC_SERVER_SCHEDULER_H
+#include "base/status.h"
+#include "engine/engine.h"
+#include "proto/requests.h"
+#include "server/hub.h"
+#include "server/jpeg.h"
+
+typedef struct sc_scheduler sc_scheduler;
+
+typedef struct {
+    sc_engine_options engine;
+    int jpeg_quality, idle_timeout_s;  /* defaults of a session */
+    void *ctx;
+    void (*ready)(void *ctx);                         /* engine thread: the model is loaded */
+    void (*failed)(void *ctx, const sc_error *err);   /* engine thread: it cannot be loaded, or the device failed */
+    void (*alive)(void *ctx);                         /* engine thread, at least every second or so: for the watchdog */
+} sc_scheduler_options;
+
+typedef enum { SC_COMMAND_CREATE, SC_COMMAND_PATCH, SC_COMMAND_DELETE, SC_COMMAND_PROMPT, SC_COMMAND_PAUSE, SC_COMMAND_RESUME } sc_command_kind;
+
+/* A question and its answer. Made with calloc, owned by the scheduler from a successful post until `done`, which frees it. */
+typedef struct sc_command sc_command;
+struct sc_command {
+    sc_command_kind kind;
+    char id[SC_ID_CHARS + 1];            /* which session; after CREATE: the new one */
+    sc_create_request create;
+    sc_patch_request patch;              /* PATCH; PROMPT uses its prompt and transition */
+    char key[129];                       /* CREATE: Idempotency-Key, "" for none */
+    char ref[SC_REF_MAX + 1];
+    uint64_t viewer;                     /* who sent it over a WebSocket, 0: nobody */
+    uint64_t asked_ns;
+    void (*done)(sc_command *c);         /* engine thread */
+    void *ctx;
+    sc_problem problem;                  /* status 0: all is well */
+    bool has_seq;
+    uint32_t seq;
+    int64_t applies_at;
+};
+
+sc_status sc_scheduler_start(sc_scheduler **out, const sc_scheduler_options *o, sc_hub *hub, sc_encoder *encoder, sc_error *err);
+
+/* Any thread. False: the queue is full (or all is over); the command is still the caller's. */
+bool sc_scheduler_post(sc_scheduler *s, sc_command *c);
+void sc_scheduler_wake(void *scheduler); /* any thread: viewers changed */
+
+/* Close all sessions with this code and stop. Commands that wait are answered 503. NULL is fine. */
+void sc_scheduler_stop(sc_scheduler *s, int code, const char *reason);
+void sc_scheduler_free(sc_scheduler *s);
+
+typedef enum { SC_ENGINE_LOADING, SC_ENGINE_READY, SC_ENGINE_DRAINING, SC_ENGINE_FAILED } sc_engine_state;
+/* Any thread. *info (may be NULL) is filled when the model is loaded. */
+sc_engine_state sc_scheduler_state(sc_scheduler *s, sc_model_info *info);
+/* What a chunk of one session costs (p95), and how many sessions there are. Any thread. */
+void sc_scheduler_load(sc_scheduler *s, uint64_t *chunk_cost_ns, int *sessions);
+
+#endif
