@@ -27,7 +27,7 @@ sc_status sc_cuda_attention_init(struct sc_cuda *dev, sc_error *err) {
     const char *path = getenv("SC_CUDA_PATH");
     const size_t bytes = (size_t)SC_CUDA_AGE_DIGITS * SC_CUDA_AGE_BASE * SC_MAX_ROPE_PAIRS * sizeof(float2);
     dev->age_pairs = 0;
-    dev->attention_path = path && !strcmp(path, "mma");
+    dev->force_mma = path && !strcmp(path, "mma");
     cudaError_t e = cudaMalloc((void **)&dev->age_table, bytes);
     return e == cudaSuccess ? SC_OK : sc_fail(err, SC_ENOMEM, "rotations by age: %s", cudaGetErrorString(e));
 }
@@ -79,6 +79,6 @@ sc_status sc_cuda_attention(sc_device *device, const sc_attention_args *a, sc_er
     p.page_rows = a->pages.page_rows;
     p.scale = (float)(1.0 / sqrt((double)a->head_dim));
     p.scale_log2 = (float)(1.4426950408889634 / sqrt((double)a->head_dim));
-    const bool hopper = dev->cc_major == 9 && a->head_dim == SC_ATT_DIM && !dev->attention_path;
+    const bool hopper = dev->cc_major == 9 && a->head_dim == SC_ATT_DIM && !dev->force_mma;
     return hopper ? sc_cuda_attention_hopper(dev, &p, &a->pages, err) : sc_cuda_attention_mma(dev, &p, err);
 }

@@ -12,7 +12,7 @@ using namespace sc;
 
 extern "C" sc_status sc_cuda_cross_attention(sc_device *dev, const sc_cross_attention_args *a, sc_error *err) {
     struct sc_cuda *c = (struct sc_cuda *)dev;
-    assert(a->seqs >= 1 && a->seqs <= SC_MAX_BATCH && (a->head_dim == 128 || a->head_dim == 64 || a->head_dim == 32));
+    assert(a->seqs >= 1 && a->seqs <= SC_MAX_BATCH);
     const int width = a->heads * a->head_dim;
     mha_args m = {};
     m.q = a->q, m.out = a->out;
@@ -23,10 +23,13 @@ extern "C" sc_status sc_cuda_cross_attention(sc_device *dev, const sc_cross_atte
         assert(a->n[s] >= 1);
         m.k[s] = a->k[s], m.v[s] = a->v[s], m.n[s] = a->n[s], m.last_bias[s] = a->last_bias[s];
     }
-    switch (a->head_dim) {
+    bool aligned = (((uintptr_t)a->q | (uintptr_t)a->out) & 15) == 0;
+    for (int s = 0; s < a->seqs; s++) aligned = aligned && (((uintptr_t)a->k[s] | (uintptr_t)a->v[s]) & 15) == 0;
+    switch (aligned ? a->head_dim : 0) {
     case 128: SC_ACT_CALL(dev->act, (mha_launch<T, 128, false>(&m, a->heads, a->seqs, c->stream))); break;
     case 64: SC_ACT_CALL(dev->act, (mha_launch<T, 64, false>(&m, a->heads, a->seqs, c->stream))); break;
-    default: SC_ACT_CALL(dev->act, (mha_launch<T, 32, false>(&m, a->heads, a->seqs, c->stream)));
+    case 32: SC_ACT_CALL(dev->act, (mha_launch<T, 32, false>(&m, a->heads, a->seqs, c->stream))); break;
+    default: SC_ACT_CALL(dev->act, (mha_plain_launch<T, false>(&m, a->head_dim, a->heads, a->seqs, c->stream)));
     }
     return sc_launched("cross_attention", err);
 }

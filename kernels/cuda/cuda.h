@@ -33,7 +33,7 @@ struct sc_cuda {
     float *age_table;                         /* device [AGE_DIGITS][AGE_BASE][SC_MAX_ROPE_PAIRS][2] */
     double age_theta[SC_MAX_ROPE_PAIRS];
     int age_pairs;                            /* 0: not made yet */
-    int attention_path;                       /* 0: wgmma where the card and the shape allow it, 1: mma.sync everywhere */
+    int force_mma;                            /* 1: mma.sync everywhere, as on a card without wgmma; 0: wgmma where card and shape allow it */
 };
 
 /* Called by sc_cuda_open after stream, workspace and the card's properties are set; and by close. */

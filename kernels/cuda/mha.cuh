@@ -5,7 +5,7 @@
  * is the running one in base 2, f32; the weights are rounded to the act type for the second product.
  *
  * Shared memory: stage { K [64][D + 8], V [64][D + 8] } x 2; 8 elements of padding put the 8 rows of an ldmatrix on different
- * banks. Keys past the end are zero and masked. Bound: flops. 4 * rows * keys * D * heads, 15 GFLOP for 4680 x 512 x 12 x 128. */
+ * banks. Keys past the end are zero and masked. Head sizes that are not instantiated, or rows off 16 bytes, take a plain kernel. Bound: flops. 4 * rows * keys * D * heads, 15 GFLOP for 4680 x 512 x 12 x 128. */
 #ifndef SC_KERNELS_CUDA_MHA_CUH
 #define SC_KERNELS_CUDA_MHA_CUH
 #include "kernels/cuda/mma.cuh"
@@ -146,6 +146,42 @@ template <class T, int D, bool TEXT> __global__ static void __launch_bounds__(MH
 #pragma unroll
         for (int i = 0; i < D / 8; i++) *(uint32_t *)(to + i * 8) = pack2<T>(out[i][2 * r] / total, out[i][2 * r + 1] / total);
     }
+}
+
+/* Any head size, any alignment: one CTA per (row, head, sequence), logits in shared memory. */
+template <class T, bool TEXT> __global__ static void __launch_bounds__(MHA_THREADS) mha_plain_kernel(const __grid_constant__ mha_args a, int dim) {
+    extern __shared__ float logit[];
+    __shared__ float part[2][MHA_THREADS / 32];
+    const int row = blockIdx.x, head = blockIdx.y, seq = blockIdx.z, n = a.n[seq];
+    const T *q = (const T *)a.q + ((size_t)seq * a.tokens + row) * a.ldq + head * dim, *k = (const T *)a.k[seq] + head * dim, *v = (const T *)a.v[seq] + head * dim;
+    float top = -INFINITY, sum = 0;
+    for (int j = threadIdx.x; j < n; j += MHA_THREADS) {
+        float x = 0;
+        for (int d = 0; d < dim; d++) x += to_float(q[d]) * to_float(k[(size_t)j * a.ldk + d]);
+        x *= a.scale;
+        if (TEXT) x += a.bias[(size_t)head * (2 * n - 1) + j - row + n - 1];
+        else if (j == n - 1) x += a.last_bias[seq];
+        logit[j] = x;
+        top = fmaxf(top, x);
+    }
+#pragma unroll
+    for (int o = 16; o; o /= 2) top = fmaxf(top, __shfl_xor_sync(0xffffffffu, top, o));
+    if (threadIdx.x % 32 == 0) part[0][threadIdx.x / 32] = top;
+    __syncthreads();
+    for (int i = 0; i < MHA_THREADS / 32; i++) top = fmaxf(top, part[0][i]);
+    for (int j = threadIdx.x; j < n; j += MHA_THREADS) sum += logit[j] = expf(logit[j] - top);
+    sum = cta_sum<MHA_THREADS>(sum, part[1]); /* its barrier shows all weights to all threads */
+    for (int d = threadIdx.x; d < dim; d += MHA_THREADS) {
+        float x = 0;
+        for (int j = 0; j < n; j++) x += logit[j] * to_float(v[(size_t)j * a.ldk + d]);
+        ((T *)a.out)[((size_t)seq * a.tokens + row) * a.ldo + head * dim + d] = from_float<T>(x / sum);
+    }
+}
+
+template <class T, bool TEXT> static void mha_plain_launch(const mha_args *a, int dim, int heads, int seqs, cudaStream_t stream) {
+    int most = 0;
+    for (int s = 0; s < seqs; s++) most = a->n[s] > most ? a->n[s] : most;
+    mha_plain_kernel<T, TEXT><<<dim3(a->tokens, heads, seqs), MHA_THREADS, most * sizeof(float), stream>>>(*a, dim);
 }
 
 template <class T, int D, bool TEXT> static void mha_launch(const mha_args *a, int heads, int seqs, cudaStream_t stream) {

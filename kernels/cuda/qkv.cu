@@ -4,7 +4,7 @@
  * in the workspace: RMSNorm runs over all heads, which later CTAs do not see. `heads` has one CTA per (block, head,
  * sequence): 16 lanes hold the 128 dims of a token, 8 each (16-byte accesses), 8 tokens at a time. It scales, rotates, writes q and
  * the page rows, and keeps per-thread sums of the rotated, unrounded q and k; the sums of the 8 token groups are added in a fixed
- * order at the end, so the means are the same in every run.
+ * order at the end, so the means are the same in every run. Heads of another size take the plain kernels of the same names.
  *
  * Bound: bytes. Per token 3 * width in twice (the second time mostly from L2) and 3 * width out, act type: 4680 tokens of width
  * 1536 move 130 MB, 45 us at 3 TB/s.
@@ -94,14 +94,59 @@ template <class X, class T> __global__ static void __launch_bounds__(THREADS) he
     a.rep_k[(size_t)page * DIM + threadIdx.x] = k / length;
 }
 
+/* Any even head size: one CTA per (block, head, sequence), a thread a channel pair, tokens one after another. */
+template <class X> __global__ static void __launch_bounds__(THREADS) row_scale_plain(float2 *scale, const X *qkv, int width, float eps) {
+    __shared__ float part[2][THREADS / 32];
+    const X *q = qkv + (size_t)blockIdx.x * 3 * width, *k = q + width;
+    float sq = 0, sk = 0;
+    for (int i = threadIdx.x; i < width; i += THREADS) sq += to_float(q[i]) * to_float(q[i]), sk += to_float(k[i]) * to_float(k[i]);
+    sq = cta_sum<THREADS>(sq, part[0]);
+    sk = cta_sum<THREADS>(sk, part[1]);
+    if (threadIdx.x == 0) scale[blockIdx.x] = make_float2(1.0f / sqrtf(sq / width + eps), 1.0f / sqrtf(sk / width + eps));
+}
+
+template <class X, class T> __global__ static void __launch_bounds__(THREADS) heads_plain(const __grid_constant__ heads_args a, int dim) {
+    const int b = blockIdx.x, h = blockIdx.y, s = blockIdx.z, first = a.start[b], length = a.start[b + 1] - first, width = a.heads * dim;
+    const int page = a.view[s].slots[(size_t)h * a.view[s].stride + a.view[s].own + b].page;
+    const size_t head = (size_t)s * a.heads + h;
+    for (int d = 2 * threadIdx.x; d < dim; d += 2 * THREADS) {
+        float2 sum[2] = {};
+        for (int t = 0; t < length; t++) {
+            const size_t row = (size_t)s * a.tokens + first + t, in_page = ((size_t)page * a.page_rows + t) * dim + d;
+            const X *x = (const X *)a.qkv + row * 3 * width + h * dim + d;
+            const float c = a.in_chunk[(size_t)(first + t) * dim + d], si = a.in_chunk[(size_t)(first + t) * dim + d + 1];
+#pragma unroll
+            for (int half = 0; half < 2; half++) { /* q, k */
+                const float *w = (half ? a.norm_k : a.norm_q) + h * dim + d, scale = half ? a.scale[row].y : a.scale[row].x;
+                const float re = to_float(x[half * width]) * scale * w[0], im = to_float(x[half * width + 1]) * scale * w[1];
+                const float2 y = make_float2(re * c - im * si, re * si + im * c);
+                T *to = half ? (T *)a.k + in_page : (T *)a.q + (head * a.tokens + first + t) * dim + d;
+                to[0] = from_float<T>(y.x), to[1] = from_float<T>(y.y);
+                sum[half].x += y.x, sum[half].y += y.y;
+            }
+            ((T *)a.v)[in_page] = from_float<T>(to_float(x[2 * width]));
+            ((T *)a.v)[in_page + 1] = from_float<T>(to_float(x[2 * width + 1]));
+        }
+        float *rep_q = a.rep_q + (head * a.blocks + b) * dim + d, *rep_k = a.rep_k + (size_t)page * dim + d;
+        rep_q[0] = sum[0].x / length, rep_q[1] = sum[0].y / length;
+        rep_k[0] = sum[1].x / length, rep_k[1] = sum[1].y / length;
+    }
+}
+
 template <class X, class T> static void launch(const sc_qkv_args *a, const heads_args *h, float2 *scale, cudaStream_t stream) {
-    row_scale_kernel<X><<<a->seqs * a->blocks.tokens, THREADS, 0, stream>>>(scale, (const X *)a->qkv, a->heads * DIM, a->eps);
-    heads_kernel<X, T><<<dim3(a->blocks.blocks, a->heads, a->seqs), THREADS, 0, stream>>>(*h);
+    const dim3 grid(a->blocks.blocks, a->heads, a->seqs);
+    if (a->head_dim == DIM) {
+        row_scale_kernel<X><<<a->seqs * a->blocks.tokens, THREADS, 0, stream>>>(scale, (const X *)a->qkv, a->heads * DIM, a->eps);
+        heads_kernel<X, T><<<grid, THREADS, 0, stream>>>(*h);
+    } else {
+        row_scale_plain<X><<<a->seqs * a->blocks.tokens, THREADS, 0, stream>>>(scale, (const X *)a->qkv, a->heads * a->head_dim, a->eps);
+        heads_plain<X, T><<<grid, THREADS, 0, stream>>>(*h, a->head_dim);
+    }
 }
 
 extern "C" sc_status sc_cuda_qkv(sc_device *dev, const sc_qkv_args *a, sc_error *err) {
     struct sc_cuda *c = (struct sc_cuda *)dev;
-    assert(a->head_dim == DIM && a->seqs >= 1 && a->seqs <= SC_MAX_BATCH && (a->qkv_type == SC_F32 || a->qkv_type == dev->act));
+    assert(a->head_dim % 2 == 0 && a->seqs >= 1 && a->seqs <= SC_MAX_BATCH && (a->qkv_type == SC_F32 || a->qkv_type == dev->act));
     assert((size_t)a->seqs * (size_t)a->blocks.tokens * sizeof(float2) <= c->workspace_bytes);
     float2 *scale = (float2 *)c->workspace;
     heads_args h = {a->qkv, scale, a->norm_q, a->norm_k, a->rope.in_chunk, a->blocks.start, a->q, a->pages.k, a->pages.v, a->rep_q, a->pages.rep_k,

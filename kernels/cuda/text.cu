@@ -13,7 +13,7 @@ using namespace sc;
 
 extern "C" sc_status sc_cuda_text_attention(sc_device *dev, const sc_text_attention_args *a, sc_error *err) {
     struct sc_cuda *c = (struct sc_cuda *)dev;
-    assert(a->n >= 1 && a->ld % 8 == 0 && (a->head_dim == 128 || a->head_dim == 64 || a->head_dim == 32 || a->head_dim == 16));
+    assert(a->n >= 1);
     mha_args m = {};
     m.q = a->q, m.k[0] = a->k, m.v[0] = a->v, m.out = a->out;
     m.ldq = m.ldk = a->ld;
@@ -21,11 +21,13 @@ extern "C" sc_status sc_cuda_text_attention(sc_device *dev, const sc_text_attent
     m.tokens = m.n[0] = a->n;
     m.bias = a->bias;
     m.scale = 1;
-    switch (a->head_dim) {
+    const bool aligned = a->ld % 8 == 0 && (((uintptr_t)a->q | (uintptr_t)a->k | (uintptr_t)a->v | (uintptr_t)a->out) & 15) == 0;
+    switch (aligned ? a->head_dim : 0) {
     case 128: SC_ACT_CALL(dev->act, (mha_launch<T, 128, true>(&m, a->heads, 1, c->stream))); break;
     case 64: SC_ACT_CALL(dev->act, (mha_launch<T, 64, true>(&m, a->heads, 1, c->stream))); break;
     case 32: SC_ACT_CALL(dev->act, (mha_launch<T, 32, true>(&m, a->heads, 1, c->stream))); break;
-    default: SC_ACT_CALL(dev->act, (mha_launch<T, 16, true>(&m, a->heads, 1, c->stream)));
+    case 16: SC_ACT_CALL(dev->act, (mha_launch<T, 16, true>(&m, a->heads, 1, c->stream))); break;
+    default: SC_ACT_CALL(dev->act, (mha_plain_launch<T, true>(&m, a->head_dim, a->heads, 1, c->stream)));
     }
     return sc_launched("text_attention", err);
 }

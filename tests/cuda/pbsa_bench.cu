@@ -294,14 +294,14 @@ static void check(const shape &c, bool half) {
     SC(sc_twin_attention(NULL, &a, &error));
     a = p.attention_args(true, p.dlist, p.dout);
     const bool wgmma = dev.cc_major == 9 && c.dim == 128;
-    for (dev.attention_path = wgmma ? 0 : 1; dev.attention_path < 2; dev.attention_path++) {
+    for (dev.force_mma = wgmma ? 0 : 1; dev.force_mma < 2; dev.force_mma++) {
         p.poison_out();
         SC(sc_cuda_attention(&dev.base, &a, &error));
         const double e = relative_l2(to_host(p.dout, p.out_count), want, half);
-        printf("  attention %s: relative L2 %.2e\n", dev.attention_path ? "mma" : "wgmma", e);
+        printf("  attention %s: relative L2 %.2e\n", dev.force_mma ? "mma" : "wgmma", e);
         verdict(e < (half ? 1.5e-3 : 1e-2), "attention");
     }
-    dev.attention_path = 0;
+    dev.force_mma = 0;
     if (c.keep && seq_chunks(c, c.seqs - 1) >= 1) check_memory(p, score);
 }
 
@@ -368,9 +368,9 @@ static void agree_with_mma(problem &p, sc_attention_args &a) {
     SC(sc_cuda_attention(&dev.base, &a, &error));
     std::vector<uint16_t> one = to_host(p.dout, p.out_count);
     p.poison_out();
-    dev.attention_path = 1;
+    dev.force_mma = 1;
     SC(sc_cuda_attention(&dev.base, &a, &error));
-    dev.attention_path = 0;
+    dev.force_mma = 0;
     std::vector<uint16_t> two = to_host(p.dout, p.out_count);
     std::vector<float> want(two.size());
     for (size_t i = 0; i < two.size(); i++) want[i] = widen16(two[i], p.half);

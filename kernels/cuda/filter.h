@@ -1,0 +1,21 @@
+/* filter.h - the weight of a convolution on the card. Shared by filter.cu (packs) and conv.cu (multiplies). */
+#ifndef SC_KERNELS_CUDA_FILTER_H
+#define SC_KERNELS_CUDA_FILTER_H
+#include "kernels/cuda/cuda.h"
+
+/* Packed weights, act type, zeros where padded. NULL: this form is not there.
+ *   wide    conv.cuh, all taps:         [step][oc / 64][tap][2 kk][64][8]
+ *   phases  conv.cuh, doubled pictures: [phase][step][oc / 64][2 x 2 taps][2 kk][64][8], sums of the 3x3 weights
+ *   plain   conv_mma.cuh:               [tap][in / 16][oc padded to 64][16]
+ * step = (source, slab of 16 kk channels); the second source is the frame before. */
+struct sc_filter {
+    int out_ch, in_ch, size, stride, sources;
+    int pw, oc_tiles;       /* conv.cuh: its PW, and its CTAs along the output channels */
+    void *wide, *phases, *plain;
+    size_t phase_elems;     /* elements of one phase */
+    float *bias;            /* f32, zeros past out_ch, [out_ch padded to 128] */
+};
+
+/* Channels of a stage of conv.cuh, in units of 16. */
+static inline int sc_conv_kk(int taps, int pw) { return taps == 9 ? 1 : taps == 4 ? 2 : pw == 1 ? 4 : 2; }
+#endif
