@@ -31,7 +31,7 @@ extern "C" {
 
 typedef struct sc_device sc_device;
 typedef struct sc_matrix sc_matrix; /* weight of a linear layer, packed for the device */
-typedef struct sc_filter sc_filter; /* weight of a 2-D convolution, packed for the device */
+typedef struct sc_filter sc_filter; /* weight of a convolution, packed for the device */
 
 enum { SC_MAX_BATCH = 8, SC_MAX_PARTS = 3, SC_MAX_ROPE_PAIRS = 64, SC_BLOCK_TOKENS_MAX = 64 };
 
@@ -48,10 +48,14 @@ typedef struct {
 } sc_matrix_desc;
 
 /* Weight [out_ch][in_ch][size][size] (host), size 1 or 3, zero padding size/2, stride 1 or 2. bias [out_ch] or NULL.
- * in_ch counts both halves when the convolution sees a second input (`past`). */
+ * in_ch counts both halves when the convolution sees a second input (`past`).
+ * The last three fields are for conv3 alone, 0 everywhere else: with taps the weight is [out_ch][in_ch][taps][size][size]. */
 typedef struct {
     int out_ch, in_ch, size, stride;
     bool has_past; /* channels [0, in_ch/2) see x, the rest see the frame before */
+    int taps;        /* frames that an output sees, 1..3; 0 = 1 */
+    int time_stride; /* 1 or 2; 0 = 1 */
+    bool pad_end;    /* size 3 with stride 2: the zeros stand after the last row and column, none before the first */
     const void *data; sc_dtype type;
     const void *bias; sc_dtype bias_type;
 } sc_filter_desc;
@@ -287,15 +291,54 @@ typedef struct {
 } sc_latent_in_args;
 
 /* Last step: x act [n][h][w][3*p*p] (channel = colour * p * p + row * p + column) shuffled to pictures [h*p][w*p].
- * rgb (f32 [n][3][H][W]) is not clamped unless `clamp`; i420 (u8 [n][H*W*3/2], planes Y, U, V of JFIF's full-range BT.601, chroma the
+ * centred: x runs from -1 to 1 and counts as x / 2 + 1/2. rgb (f32 [n][3][H][W]) is not clamped unless `clamp`; i420 (u8 [n][H*W*3/2], planes Y, U, V of JFIF's full-range BT.601, chroma the
  * mean of 2x2) is clamped. Either may be NULL. */
 typedef struct {
     const void *x;
     float *rgb;
     uint8_t *i420;
     int n, h, w, p;
-    bool clamp;
+    bool clamp, centred;
 } sc_pixels_args;
+
+/* ---- decoder (Wan VAE): frames NHWC as above; a device may lack these operations, then the entry is NULL ------------------- */
+
+/* Causal convolution in time of n frames. y_i = conv(x[i - taps + 1 .. i]) + bias, the frames before x[0] being `past`
+ * [taps - 1][h][w][in_ch], oldest first (NULL when taps is 1). Of these the ones with (i + 1) % time_stride = 0 are made, n /
+ * time_stride in all. Then, per frame made, channel group k of `split` (0 = 1; more only with size 1) equal ones is a frame of its
+ * own, the k-th, and residual is added: out act [n / time_stride * split][oh][ow][out_ch / split]; oh = h, or (h + 1) / 2 with stride 2. */
+typedef struct {
+    const sc_filter *w;
+    const void *x, *past;
+    const void *residual;  /* act, shape of out, or NULL */
+    void *out;
+    int n, h, w_px, split;
+} sc_conv3_args;
+
+/* out[i] = x[i] / max(|x[i]|, 1e-12) * sqrt(ch) * gamma, |.| the L2 norm over the channels of one pixel; then SiLU when `silu`. */
+typedef struct {
+    const void *x;       /* act [rows][ch] */
+    void *out;           /* act [rows][ch], not x */
+    const float *gamma;  /* f32 [ch] */
+    size_t rows;
+    int ch;
+    bool silu;
+} sc_channel_norm_args;
+
+/* Attention inside each of n frames, one head: out = softmax(q k^T / sqrt(ch)) v over the frame's `pixels`. */
+typedef struct {
+    const void *qkv;  /* act [n][pixels][3 * ch]: q, k, v of a pixel */
+    void *out;        /* act [n][pixels][ch] */
+    int n, pixels, ch;
+} sc_frame_attention_args;
+
+/* Frames [first, first + n) of planes f32 [ch][frames][h][w] to act [n][h][w][ch], each value * scale[channel] + shift[channel]
+ * (f32 [ch] each, or both NULL: as they are). */
+typedef struct {
+    const float *planes, *scale, *shift;
+    void *out;
+    int ch, frames, first, n, h, w;
+} sc_planes_in_args;
 
 /* ---- the table ---------------------------------------------------------------------------------------------------------- */
 
@@ -338,6 +381,12 @@ typedef struct {
     sc_status (*pixels)(sc_device *, const sc_pixels_args *, sc_error *);
 
     void (*close)(sc_device *);
+
+    /* NULL on a device that cannot run the Wan VAE. conv3 takes filters of filter_create with taps, time_stride, pad_end. */
+    sc_status (*conv3)(sc_device *, const sc_conv3_args *, sc_error *);
+    sc_status (*channel_norm)(sc_device *, const sc_channel_norm_args *, sc_error *);
+    sc_status (*frame_attention)(sc_device *, const sc_frame_attention_args *, sc_error *);
+    sc_status (*planes_in)(sc_device *, const sc_planes_in_args *, sc_error *);
 } sc_ops;
 
 /* A device begins with this; a backend embeds it as its first member. */

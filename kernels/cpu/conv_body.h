@@ -21,7 +21,7 @@ static inline void store(float *p, vf v) { *(vf *)p = v; }
 
 /* ---- product ------------------------------------------------------------------------------------------------------------ */
 
-#define HALF(R, NV, a, k)                                                                                                          \
+#define PART(R, NV, a, k)                                                                                                          \
     for (int i = 0; i < (k); i++, u += (NV) * LANES) {                                                                             \
         vf w[NV];                                                                                                                  \
         _Pragma("GCC unroll 2") for (int v = 0; v < (NV); v++) w[v] = load(u + v * LANES);                                          \
@@ -32,18 +32,20 @@ static inline void store(float *p, vf v) { *(vf *)p = v; }
     }
 
 #define DEFINE(R, NV)                                                                                                              \
-    static void product_##R##_##NV(float *m, const float *a0, int k0, const float *a1, int k1, size_t lda, const float *u) {        \
+    static void product_##R##_##NV(float *m, const float *const *a, size_t skip, int parts, int k, size_t lda, const float *u) {    \
         vf sum[R][NV];                                                                                                             \
         _Pragma("GCC unroll 16") for (int r = 0; r < (R); r++)                                                                      \
             _Pragma("GCC unroll 2") for (int v = 0; v < (NV); v++) sum[r][v] = (vf){};                                              \
-        HALF(R, NV, a0, k0)                                                                                                        \
-        HALF(R, NV, a1, k1)                                                                                                        \
+        for (int part = 0; part < parts; part++) {                                                                                 \
+            const float *x0 = a[part] + skip;                                                                                      \
+            PART(R, NV, x0, k)                                                                                                     \
+        }                                                                                                                          \
         _Pragma("GCC unroll 16") for (int r = 0; r < (R); r++)                                                                      \
             _Pragma("GCC unroll 2") for (int v = 0; v < (NV); v++) store(m + (r * (NV) + v) * LANES, sum[r][v]);                    \
     }
 #define BOTH(R) DEFINE(R, 1) DEFINE(R, 2)
 
-typedef void (*product_fn)(float *m, const float *a0, int k0, const float *a1, int k1, size_t lda, const float *u);
+typedef void (*product_fn)(float *m, const float *const *a, size_t skip, int parts, int k, size_t lda, const float *u);
 
 BOTH(1) BOTH(2) BOTH(3) BOTH(4) BOTH(5) BOTH(6)
 #if ROWS > 6
@@ -58,14 +60,14 @@ static const product_fn products[ROWS + 1][2] = {
 #endif
 };
 
-static void gemm(float *m, const float *a0, int k0, const float *a1, int k1, size_t lda, const float *u, int rows, int width) {
+static void gemm(float *m, const float *const a[SC_CONV_PARTS], int parts, int k, size_t lda, const float *u, int rows, int width) {
     const int blocks = (rows + ROWS - 1) / ROWS, each = rows / blocks, more = rows % blocks;
+    size_t skip = 0;
     for (int b = 0; b < blocks; b++) {
         const int r = each + (b < more);
-        products[r][width / LANES - 1](m, a0, k0, a1, k1, lda, u);
+        products[r][width / LANES - 1](m, a, skip, parts, k, lda, u);
         m += r * width;
-        a0 += (size_t)r * lda;
-        if (k1) a1 += (size_t)r * lda;
+        skip += (size_t)r * lda;
     }
 }
 

@@ -14,8 +14,10 @@ enum { SC_WINO_TILE = 4, SC_WINO_IN = 6, SC_WINO_POINTS = 36 };
 #define SC_WINO_A (2.0 / 3.0)
 #define SC_WINO_B (3.0 / 2.0)
 
-/* m[rows][width] = a0 . u[0 .. k0) + a1 . u[k0 .. k0 + k1): a0 and a1 have row stride lda, u is [k0 + k1][width]. */
-typedef void (*sc_conv_gemm_fn)(float *m, const float *a0, int k0, const float *a1, int k1, size_t lda, const float *u, int rows, int width);
+enum { SC_CONV_PARTS = 3 };
+
+/* m[rows][width] = sum over parts of a[part] . u[part * k .. part * k + k): the a have row stride lda, u is [parts * k][width]. */
+typedef void (*sc_conv_gemm_fn)(float *m, const float *const a[SC_CONV_PARTS], int parts, int k, size_t lda, const float *u, int rows, int width);
 
 /* v[point][channel] = B^T d B of one tile; src[36] says where the `channels` values (a multiple of lanes) of each pixel lie.
  * Points are `stride` floats apart. */

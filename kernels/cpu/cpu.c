@@ -84,6 +84,10 @@ static const sc_ops fast_ops = {
     .pool = sc_fast_pool,
     .pixels = sc_fast_pixels,
     .close = sc_twin_close,
+    .conv3 = sc_fast_conv3,
+    .channel_norm = sc_fast_channel_norm,
+    .frame_attention = sc_fast_frame_attention,
+    .planes_in = sc_fast_planes_in,
 };
 
 sc_status sc_cpu_open(sc_device **out, int threads, sc_error *err) {

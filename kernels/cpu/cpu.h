@@ -108,6 +108,13 @@ sc_status sc_twin_grow(sc_device *, const sc_grow_args *, sc_error *);
 sc_status sc_twin_pool(sc_device *, const sc_pool_args *, sc_error *);
 sc_status sc_twin_pixels(sc_device *, const sc_pixels_args *, sc_error *);
 
+/* ---- the twin: Wan VAE (twin_vae.c) ---------------------------------------------------------------------------------------- */
+
+sc_status sc_twin_conv3(sc_device *, const sc_conv3_args *, sc_error *);
+sc_status sc_twin_channel_norm(sc_device *, const sc_channel_norm_args *, sc_error *);
+sc_status sc_twin_frame_attention(sc_device *, const sc_frame_attention_args *, sc_error *);
+sc_status sc_twin_planes_in(sc_device *, const sc_planes_in_args *, sc_error *);
+
 /* ---- the fast path: transformer (linear.c, attention.c, norms.c) ----------------------------------------------------------- */
 
 sc_status sc_fast_matrix_create(sc_device *, sc_matrix **, const sc_matrix_desc *, sc_error *);
@@ -135,5 +142,9 @@ sc_status sc_fast_conv(sc_device *, const sc_conv_args *, sc_error *);
 sc_status sc_fast_grow(sc_device *, const sc_grow_args *, sc_error *);
 sc_status sc_fast_pool(sc_device *, const sc_pool_args *, sc_error *);
 sc_status sc_fast_pixels(sc_device *, const sc_pixels_args *, sc_error *);
+sc_status sc_fast_conv3(sc_device *, const sc_conv3_args *, sc_error *);
+sc_status sc_fast_channel_norm(sc_device *, const sc_channel_norm_args *, sc_error *);
+sc_status sc_fast_frame_attention(sc_device *, const sc_frame_attention_args *, sc_error *);
+sc_status sc_fast_planes_in(sc_device *, const sc_planes_in_args *, sc_error *);
 
 #endif

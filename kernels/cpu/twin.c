@@ -110,6 +110,10 @@ const sc_ops sc_twin_ops = {
     .pool = sc_twin_pool,
     .pixels = sc_twin_pixels,
     .close = sc_twin_close,
+    .conv3 = sc_twin_conv3,
+    .channel_norm = sc_twin_channel_norm,
+    .frame_attention = sc_twin_frame_attention,
+    .planes_in = sc_twin_planes_in,
 };
 
 sc_status sc_twin_open(sc_device **out, sc_error *err) {

@@ -10,13 +10,26 @@
 #include <math.h>
 #include <stdlib.h>
 
+void sc_filter_sizes(sc_filter *f, const sc_filter_desc *d) {
+    f->out_ch = d->out_ch;
+    f->in_ch = d->in_ch;
+    f->size = d->size;
+    f->stride = d->stride;
+    f->has_past = d->has_past;
+    f->pad_end = d->pad_end;
+    f->taps = d->taps ? d->taps : 1;
+    f->time_stride = d->time_stride ? d->time_stride : 1;
+    assert((d->size == 1 || d->size == 3) && (d->stride == 1 || d->stride == 2) && !(d->has_past && d->in_ch % 2));
+    assert(f->taps >= 1 && f->taps <= 3 && f->time_stride >= 1 && f->time_stride <= 2 && !(d->has_past && f->taps > 1));
+    assert(!d->pad_end || (d->size == 3 && d->stride == 2));
+}
+
 sc_status sc_twin_filter_create(sc_device *dev, sc_filter **out, const sc_filter_desc *d, sc_error *err) {
-    const size_t taps = (size_t)d->size * (size_t)d->size, count = (size_t)d->out_ch * (size_t)d->in_ch * taps;
+    const size_t taps = (size_t)(d->taps ? d->taps : 1) * (size_t)d->size * (size_t)d->size, count = (size_t)d->out_ch * (size_t)d->in_ch * taps;
     sc_filter *f = calloc(1, sizeof *f);
     float *flat = malloc(count * sizeof *flat);
     (void)dev;
     *out = NULL;
-    assert((d->size == 1 || d->size == 3) && (d->stride == 1 || d->stride == 2) && !(d->has_past && d->in_ch % 2));
     if (f) {
         f->tap = malloc(count * sizeof *f->tap);
         f->bias = calloc((size_t)d->out_ch, sizeof *f->bias);
@@ -26,11 +39,7 @@ sc_status sc_twin_filter_create(sc_device *dev, sc_filter **out, const sc_filter
         sc_twin_filter_destroy(dev, f);
         return sc_fail(err, SC_ENOMEM, "filter %d x %d x %d x %d: out of memory", d->out_ch, d->in_ch, d->size, d->size);
     }
-    f->out_ch = d->out_ch;
-    f->in_ch = d->in_ch;
-    f->size = d->size;
-    f->stride = d->stride;
-    f->has_past = d->has_past;
+    sc_filter_sizes(f, d);
     sc_to_f32(flat, d->data, d->type, count);
     for (int o = 0; o < d->out_ch; o++)
         for (int i = 0; i < d->in_ch; i++)
@@ -63,7 +72,7 @@ sc_status sc_twin_conv(sc_device *dev, const sc_conv_args *a, sc_error *err) {
     const size_t row = (size_t)a->w_px * (size_t)ch, frame = (size_t)a->h * row;
     (void)dev;
     (void)err;
-    assert(!f->has_past || a->past);
+    assert((!f->has_past || a->past) && f->taps == 1 && f->time_stride == 1 && !f->pad_end);
     for (int n = 0; n < a->n; n++) {
         const float *x = (const float *)a->x + (size_t)n * frame;
         const float *past = n ? x - frame : (const float *)a->past;
@@ -154,10 +163,11 @@ static uint8_t to_byte(float v) {
     return v > 0 ? v < 255 ? (uint8_t)v : 255 : 0;
 }
 
-/* Colour k (0 R, 1 G, 2 B) of pixel (y, x) of picture n, before any clamp. */
+/* Colour k (0 R, 1 G, 2 B) of pixel (y, x) of picture n in 0 .. 1, before any clamp. */
 static float colour(const sc_pixels_args *a, size_t n, size_t k, size_t y, size_t x) {
     const size_t p = (size_t)a->p, cell = (n * (size_t)a->h + y / p) * (size_t)a->w + x / p;
-    return ((const float *)a->x)[cell * 3 * p * p + (k * p + y % p) * p + x % p];
+    const float v = ((const float *)a->x)[cell * 3 * p * p + (k * p + y % p) * p + x % p];
+    return a->centred ? v * 0.5f + 0.5f : v;
 }
 
 void sc_pixel_rows(const sc_pixels_args *a, int first, int count) {
