@@ -20,7 +20,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* mass[j] = sum over rows of softmax_j(score), columns long. */
+/* mass[j] = sum over rows of softmax_j(score), columns long. A sum that is no number (scores of a broken model) becomes -1,
+ * below all others, so that the order stays total and exactly `capacity` blocks survive. */
 static void attention_mass(double *mass, const float *score, int score_stride, int rows, int columns) {
     for (int j = 0; j < columns; j++) mass[j] = 0;
     for (int i = 0; i < rows; i++) {
@@ -30,6 +31,7 @@ static void attention_mass(double *mass, const float *score, int score_stride, i
         for (int j = 0; j < columns; j++) sum += exp(s[j] - top);
         for (int j = 0; j < columns; j++) mass[j] += exp(s[j] - top) / sum;
     }
+    for (int j = 0; j < columns; j++) mass[j] = mass[j] >= 0 ? mass[j] : -1;
 }
 
 /* Candidate c is kept when fewer than `capacity` others come before it. Compared in f32, the precision of the scores: sums that
