@@ -101,8 +101,8 @@ static sc_status begin_window(sc_kv_memory *m, sc_error *err) {
     m->frames += chunk_frames;
     for (int l = 0; l < m->layers; l++)
         for (int h = 0; h < m->heads; h++)
-            for (int s = 0; s < m->frames * per_frame; s++) {
-                const int64_t frame = m->frame[s / per_frame];
+            for (int s = 0; s < m->slots; s++) { /* those past the frames held: free pages */
+                const int64_t frame = s / per_frame < m->frames ? m->frame[s / per_frame] : 0;
                 *host_slot(m, l, h, s) = (sc_kv_slot){.page = page_of(m, l, h, m->group[s / per_frame] * per_frame + s % per_frame), .chunk = frame / chunk_frames,
                                                       .block = (int)(frame % chunk_frames) * per_frame + s % per_frame};
             }
