@@ -3,7 +3,7 @@
  * A form of the file is a table of keys: where it stands, what it holds, its range, the field it fills and when it applies.
  * One loop reads any form: a key of the table that applies must be there, a key in the file that is not in the table is an
  * error with its name, so a typing error cannot become a silent default. Rows run in order; the enums that others depend on
- * ("when") come first. Afterwards `check_whole` looks at what no single key can tell.
+ * ("when") come first. A few keys may be missing: a Wan VAE is the published one unless the file says otherwise. Afterwards `check_whole` looks at what no single key can tell.
  *
  * Two forms: ours ("format": "sparsecast-1"), where every field of sc_config has a key, and the older one of the pocket model,
  * known by the missing "format", which leaves file names and a few constants to this file.
@@ -23,15 +23,15 @@
 
 enum { MAX_FILE = 64 * 1024, MAX_VALUES = 4096, MAX_NAMES = 32, NAME_ROOM = 128 };
 
-typedef enum { INT, INTS, REAL, STEPS, WORD, NAME, FILE_NAME, FILE_NAMES, IGNORED } kind;
-typedef enum { ALWAYS, IF_PBSA, IF_WINDOW, IF_TAEHV } condition;
+typedef enum { INT, INTS, REAL, REALS, STEPS, WORD, NAME, FILE_NAME, FILE_NAMES, IGNORED } kind;
+typedef enum { ALWAYS, IF_PBSA, IF_WINDOW, IF_TAEHV, IF_WAN_VAE } condition; /* IF_WAN_VAE: may be missing */
 
 typedef struct {
     const char *section, *key; /* section NULL: top level */
     kind kind;
     size_t at;                 /* offset of the field in sc_config */
-    double min, max;           /* numbers; REAL excludes min itself */
-    int n;                     /* INTS: how many */
+    double min, max;           /* numbers; REAL and REALS exclude min itself */
+    int n;                     /* INTS: how many; REALS has one per latent channel */
     const char *words[3];      /* WORD: value i is words[i] */
     condition when;
 } row;
@@ -77,6 +77,13 @@ typedef struct {
     {NULL, "chunk_frames", INT, AT(chunk_frames), 1, 64, 0, {0}, 0}, \
     {NULL, "latent_hw", INTS, AT(latent_h), 1, 1024, 2, {0}, 0}
 
+#define VAE_NUMBERS(section) \
+    {section, "dim", INT, AT(decoder.dim), 1, 2048, 0, {0}, IF_WAN_VAE}, \
+    {section, "mult", INTS, AT(decoder.mult), 1, 16, SC_VAE_MULTS, {0}, IF_WAN_VAE}, \
+    {section, "blocks", INT, AT(decoder.blocks), 1, 8, 0, {0}, IF_WAN_VAE}, \
+    {section, "mean", REALS, AT(decoder.mean), -1000, 1000, 0, {0}, IF_WAN_VAE}, \
+    {section, "std", REALS, AT(decoder.std), 0, 1000, 0, {0}, IF_WAN_VAE}
+
 static const row own_form[] = {
     {NULL, "name", NAME, AT(name), 0, 0, 0, {0}, 0},
     {NULL, "fps", INT, AT(fps), 1, 240, 0, {0}, 0},
@@ -90,6 +97,7 @@ static const row own_form[] = {
     {"t5", "files", FILE_NAMES, AT(text_files), 0, 0, 0, {0}, 0},
     {"t5", "tokenizer", FILE_NAME, AT(tokenizer_file), 0, 0, 0, {0}, 0},
     DECODER_NUMBERS("decoder"),
+    VAE_NUMBERS("decoder"),
     {"decoder", "file", FILE_NAME, AT(decoder_file), 0, 0, 0, {0}, 0},
     SHARED_TOP,
     MEMORY_NUMBERS("memory"),
@@ -164,6 +172,21 @@ static sc_status read_ints(const reading *r, int *out, int least, int most, int 
     return SC_OK;
 }
 
+static sc_status read_reals(const reading *r, double *out, int count) {
+    const cJSON *item;
+    int i = 0;
+
+    if (!cJSON_IsArray(r->item)) return bad(r, "not a list");
+    if (cJSON_GetArraySize(r->item) != count) return bad(r, "%d numbers, not %d", cJSON_GetArraySize(r->item), count);
+    cJSON_ArrayForEach(item, r->item) {
+        double v = item->valuedouble;
+        if (!cJSON_IsNumber(item)) return bad(r, "[%d]: not a number", i);
+        if (!isfinite(v) || v <= r->row->min || v > r->row->max) return bad(r, "[%d]: %g is not above %g and up to %g", i, v, r->row->min, r->row->max);
+        out[i++] = v;
+    }
+    return SC_OK;
+}
+
 static sc_status read_file_name(const reading *r, const cJSON *item, char *out) {
     if (!cJSON_IsString(item)) return bad(r, "not a string");
     const char *s = item->valuestring;
@@ -218,6 +241,21 @@ static sc_status read_word(const reading *r, int *out) {
     return bad(r, "\"%.60s\" is neither \"%s\" nor \"%s\"", r->item->valuestring, r->row->words[0], r->row->words[1]);
 }
 
+/* The published Wan 2.1 VAE, which the keys of the file then change. */
+static void fill_vae(sc_config *c) {
+    static const int mult[SC_VAE_MULTS] = {1, 2, 4, 4};
+    static const double mean[16] = {-0.7571, -0.7089, -0.9113, 0.1075, -0.1745, 0.9653, -0.1517, 1.5508,
+                                    0.4134, -0.0715, 0.5517, -0.3632, -0.1922, -0.9497, 0.2503, -0.2921};
+    static const double std[16] = {2.8184, 1.4541, 2.3275, 2.6558, 1.2196, 1.7708, 2.6052, 2.0743,
+                                   3.2687, 2.1526, 2.8652, 1.5579, 1.6382, 1.1253, 2.8251, 1.9160};
+
+    c->decoder.dim = 96;
+    memcpy(c->decoder.mult, mult, sizeof mult);
+    c->decoder.blocks = 2;
+    memcpy(c->decoder.mean, mean, sizeof mean);
+    memcpy(c->decoder.std, std, sizeof std);
+}
+
 static sc_status read_value(const reading *r, sc_config *c) {
     const row *w = r->row;
     char *field = (char *)c + w->at;
@@ -235,6 +273,9 @@ static sc_status read_value(const reading *r, sc_config *c) {
         *(double *)field = v;
         return SC_OK;
     }
+    case REALS:
+        if (c->decoder.z > SC_VAE_Z_MAX) return bad(r, "%d latent channels, a wan_vae has at most %d", c->decoder.z, SC_VAE_Z_MAX);
+        return read_reals(r, (double *)field, c->decoder.z);
     case NAME: return read_name(r, field, sizeof c->name);
     case FILE_NAME: return read_file_name(r, r->item, field);
     case FILE_NAMES:
@@ -244,7 +285,10 @@ static sc_status read_value(const reading *r, sc_config *c) {
         rc = read_word(r, &word);
         if (rc) return rc;
         if (w->at == AT(memory.kind)) c->memory.kind = word ? SC_MEMORY_WINDOW : SC_MEMORY_PBSA;
-        else if (w->at == AT(decoder.kind)) c->decoder.kind = word ? SC_DECODER_WAN_VAE : SC_DECODER_TAEHV;
+        else if (w->at == AT(decoder.kind)) {
+            c->decoder.kind = word ? SC_DECODER_WAN_VAE : SC_DECODER_TAEHV;
+            if (word) fill_vae(c);
+        }
         else if (w->at == AT(cleaning)) c->cleaning = word ? SC_TEXT_WAN_CLEAN : SC_TEXT_RAW;
         else c->exact_sigma = word == 1;
         return SC_OK;
@@ -257,7 +301,13 @@ static const char *unmet(const row *w, const sc_config *c) {
     if (w->when == IF_PBSA && c->memory.kind != SC_MEMORY_PBSA) return "memory.kind is \"pbsa\"";
     if (w->when == IF_WINDOW && c->memory.kind != SC_MEMORY_WINDOW) return "memory.kind is \"window\"";
     if (w->when == IF_TAEHV && c->decoder.kind != SC_DECODER_TAEHV) return "decoder.kind is \"taehv\"";
+    if (w->when == IF_WAN_VAE && c->decoder.kind != SC_DECODER_WAN_VAE) return "decoder.kind is \"wan_vae\"";
     return NULL;
+}
+
+/* Whether the file may leave the key out; mean and std of other than 16 channels were never published. */
+static bool optional(const row *w, const sc_config *c) {
+    return w->kind == IGNORED || (w->when == IF_WAN_VAE && (w->kind != REALS || c->decoder.z == 16));
 }
 
 static bool is_section(const row *rows, size_t n, const char *key) {
@@ -295,7 +345,7 @@ static sc_status read_rows(sc_config *c, const row *rows, size_t n, const cJSON 
         const char *want = unmet(&rows[i], c);
         r.item = cJSON_GetObjectItemCaseSensitive(home, rows[i].key);
         if (want) rc = r.item ? bad(&r, "belongs only where %s", want) : SC_OK;
-        else if (!r.item) rc = rows[i].kind == IGNORED ? SC_OK : bad(&r, "missing");
+        else if (!r.item) rc = optional(&rows[i], c) ? SC_OK : bad(&r, "missing");
         else rc = read_value(&r, c);
     }
     return rc;

@@ -11,7 +11,7 @@
 extern "C" {
 #endif
 
-enum { SC_MAX_STEPS = 64, SC_MAX_LEVELS = 8 };
+enum { SC_MAX_STEPS = 64, SC_MAX_LEVELS = 8, SC_VAE_MULTS = 4, SC_VAE_Z_MAX = 64 };
 
 typedef enum { SC_MEMORY_PBSA, SC_MEMORY_WINDOW } sc_memory_kind; /* window covers dense too: window_frames = all */
 typedef enum { SC_TEXT_RAW, SC_TEXT_WAN_CLEAN } sc_text_cleaning;
@@ -24,7 +24,13 @@ typedef struct {
         double eps;
     } dit;
     struct { int vocab, dim, dim_attn, dim_ffn, heads, layers, buckets, max_dist; } t5;
-    struct { sc_decoder_kind kind; int dec[4], z, patch; } decoder; /* dec: widths of a TAEHV; patch: pixel shuffle, 1 when none */
+    struct {
+        sc_decoder_kind kind;
+        int z, patch;            /* latent channels; pixel shuffle, 1 when none */
+        int dec[4];              /* TAEHV: widths */
+        int dim, mult[SC_VAE_MULTS], blocks; /* WAN_VAE: width, its multiples from the pixels down, residual blocks of an encoder level */
+        double mean[SC_VAE_Z_MAX], std[SC_VAE_Z_MAX]; /* WAN_VAE: of the latent channels */
+    } decoder;
     int chunk_frames;       /* latent frames of a chunk */
     int latent_h, latent_w;
     int fps;

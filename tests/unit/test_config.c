@@ -165,6 +165,35 @@ static void a_window_model_with_a_wan_vae_is_read(void **state) {
     assert_string_equal(c.tokenizer_file, "umt5.model");
 }
 
+static void a_wan_vae_is_the_published_one_unless_the_file_says_otherwise(void **state) {
+    static sc_config c;
+    char *text, *small, *list;
+
+    (void)state;
+    parse_ok(&c, wan, sizeof wan - 1);
+    assert_int_equal(c.decoder.dim, 96);
+    assert_int_equal(c.decoder.mult[0], 1);
+    assert_int_equal(c.decoder.mult[3], 4);
+    assert_int_equal(c.decoder.blocks, 2);
+    assert_true(c.decoder.mean[0] == -0.7571 && c.decoder.mean[15] == -0.2921);
+    assert_true(c.decoder.std[0] == 2.8184 && c.decoder.std[15] == 1.9160);
+    text = edited(wan, "\"z\": 16", "\"z\": 2, \"dim\": 8, \"mult\": [1, 3, 2, 5], \"blocks\": 1, \"std\": [0.5, 2], \"mean\": [-1, 0]");
+    small = edited(text, "\"in_ch\": 16", "\"in_ch\": 2");
+    list = edited(small, "\"out_ch\": 16", "\"out_ch\": 2");
+    parse_ok(&c, list, strlen(list));
+    assert_int_equal(c.decoder.dim, 8);
+    assert_int_equal(c.decoder.mult[1], 3);
+    assert_int_equal(c.decoder.mult[3], 5);
+    assert_int_equal(c.decoder.blocks, 1);
+    assert_true(c.decoder.mean[0] == -1 && c.decoder.mean[1] == 0 && c.decoder.std[0] == 0.5 && c.decoder.std[1] == 2);
+    free(text);
+    free(small);
+    free(list);
+    parse_ok(&c, own, own_n); /* a taehv has none of these */
+    assert_int_equal(c.decoder.dim, 0);
+    assert_true(c.decoder.std[0] == 0);
+}
+
 static void a_wrong_value_is_refused_with_its_key(void **state) {
     static const struct { const char *from, *to, *word1, *word2; } own_cases[] = {
         {"\"sparsecast-1\"", "\"sparsecast-2\"", "format", "sparsecast-1"},
@@ -220,6 +249,7 @@ static void a_wrong_value_is_refused_with_its_key(void **state) {
         {"\"taehv\"", "\"vae\"", "decoder.kind: \"vae\" is neither", NULL},
         {"\"taehv\"", "\"wan_vae\"", "decoder.dec: belongs only where decoder.kind is \"taehv\"", NULL},
         {"[128, 96, 32, 32]", "[128, 96, 32]", "decoder.dec: 3 numbers, not 4", NULL},
+        {"[128, 96, 32, 32]", "[128, 96, 32, 32], \"dim\": 96", "decoder.dim: belongs only where decoder.kind is \"wan_vae\"", NULL},
         {"\"z\": 16", "\"z\": 8", "decoder z: 8, but dit.in_ch is 16", NULL},
         {"\"pbsa\"", "\"window\"", "memory.tile: belongs only where memory.kind is \"pbsa\"", NULL},
         {"\"pbsa\"", "\"dense\"", "memory.kind: \"dense\"", NULL},
@@ -248,6 +278,18 @@ static void a_wrong_value_is_refused_with_its_key(void **state) {
         {"\"window_frames\": 21", "\"window_frames\": 6", "memory.window_frames: 6 does not hold 3 sink frames and a chunk of 4"},
         {"\"window_frames\": 21, ", "", "memory.window_frames: missing"},
         {"\"patch\": 1", "\"patch\": 2", "decoder.patch: 2, but a wan_vae has none"},
+        {"\"z\": 16", "\"z\": 8", "decoder.mean: missing"},
+        {"\"z\": 16", "\"z\": 65, \"mean\": []", "decoder.mean: 65 latent channels, a wan_vae has at most 64"},
+        {"\"z\": 16", "\"z\": 16, \"mean\": [1, 2]", "decoder.mean: 2 numbers, not 16"},
+        {"\"z\": 16", "\"z\": 16, \"mean\": 1", "decoder.mean: not a list"},
+        {"\"z\": 16", "\"z\": 16, \"std\": [1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,\"1\"]", "decoder.std: [15]: not a number"},
+        {"\"z\": 16", "\"z\": 16, \"std\": [1,1,1,0,1,1,1,1,1,1,1,1,1,1,1,1]", "decoder.std: [3]: 0 is not above 0"},
+        {"\"z\": 16", "\"z\": 16, \"std\": [1,1,1,1e999,1,1,1,1,1,1,1,1,1,1,1,1]", "decoder.std: [3]: inf is not above 0"},
+        {"\"z\": 16", "\"z\": 16, \"dim\": 0", "decoder.dim: 0 is not in 1..2048"},
+        {"\"z\": 16", "\"z\": 16, \"mult\": [1, 2, 4]", "decoder.mult: 3 numbers, not 4"},
+        {"\"z\": 16", "\"z\": 16, \"mult\": [1, 2, 4, 17]", "decoder.mult: [3]: 17 is not in 1..16"},
+        {"\"z\": 16", "\"z\": 16, \"blocks\": 9", "decoder.blocks: 9 is not in 1..8"},
+        {"\"z\": 16", "\"z\": 16, \"dec\": [1, 1, 1, 1]", "decoder.dec: belongs only where decoder.kind is \"taehv\""},
         {"\"sink_frames\": 3", "\"sink_frames\": 3, \"keep_ratio\": 1", "memory.keep_ratio: belongs only where memory.kind is \"pbsa\""},
     };
     static const struct { const char *from, *to, *word1; } old_cases[] = {
@@ -384,6 +426,7 @@ int main(void) {
         cmocka_unit_test(both_forms_of_the_pocket_config_give_the_same_struct),
         cmocka_unit_test(the_pocket_config_says_what_its_readme_says),
         cmocka_unit_test(a_window_model_with_a_wan_vae_is_read),
+        cmocka_unit_test(a_wan_vae_is_the_published_one_unless_the_file_says_otherwise),
         cmocka_unit_test(a_wrong_value_is_refused_with_its_key),
         cmocka_unit_test(text_that_is_no_json_object_is_refused_with_its_place),
         cmocka_unit_test(a_config_cut_anywhere_is_refused),
