@@ -1,0 +1,267 @@
+/* bench.c - `sparsecast bench`: where the time of a chunk goes once the stream is in its steady state.
+ *
+ * Chunks run unmeasured until window and persistent memory are full; then each pass is timed by itself, and a chunk is the sum of its
+ * passes (text encoding happens once a prompt and JPEG in another thread of the daemon: they have rows of their own, outside the sum).
+ * The yardstick runs between the chunks, a burst of sgemm calls each, so that a slow moment of the machine hits both; OpenBLAS's threads
+ * spin for a while after a call, hence the pause behind a burst. Medians of both make the ratio. On a machine with other work a product
+ * that is cut in two fixed halves suffers more than work that is shared out, which flatters us: the undisturbed ratio, a chunk of
+ * the fastest passes against the fastest sgemm, errs the other way and is printed beside it. */
+#include "base/clock.h"
+#include "cli/bench_count.h"
+#include "cli/cli.h"
+#include "cli/jpeg.h"
+#include "cli/sgemm.h"
+
+#include <cjson/cJSON.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+enum { BURST = 24, BURST_WARM = 4, PAUSE_MS = 60 };
+#define GOAL 0.8
+static const char prompt[] = "two yellow birds flying left over the sea at sunset";
+
+typedef struct { double *x; size_t n, room; } samples;
+typedef enum { TEXT, DENOISE, DECODE, CLEAN, JPEG, CHUNK, STAGES } stage;
+static const char *const stage_names[STAGES] = {"text encode", "denoise pass", "decode", "clean pass", "jpeg", "chunk"};
+static const char *const stage_keys[STAGES] = {"text_encode", "denoise_pass", "decode", "clean_pass", "jpeg", "chunk"};
+
+typedef struct {
+    const sc_cli *cli;
+    sc_engine *engine;
+    sc_model_info model;
+    sc_session *session;
+    sc_jpeg *jpeg;
+    sc_sgemm *sgemm;
+    samples time[STAGES], rate;   /* seconds; GFLOP/s */
+    double gflop[STAGES];
+    sc_flops chunk_flops;
+    double ready_s, first_frame_s;
+    long warm_kib, end_kib;
+    sc_error jpeg_error, sgemm_error;
+} bench;
+
+static void add(samples *s, double x) {
+    if (s->n == s->room) {
+        s->room = s->room ? 2 * s->room : 64;
+        if (!(s->x = realloc(s->x, s->room * sizeof *s->x))) { fputs("sparsecast: bench: out of memory\n", stderr); exit(SC_EXIT_FAULT); }
+    }
+    s->x[s->n++] = x;
+}
+
+static int by_value(const void *a, const void *b) {
+    const double x = *(const double *)a, y = *(const double *)b;
+    return x < y ? -1 : x > y;
+}
+
+/* Nearest rank. 0 when there is nothing. */
+static double percentile(samples *s, int p) {
+    if (!s->n) return 0;
+    qsort(s->x, s->n, sizeof *s->x, by_value);
+    const size_t rank = (s->n * (size_t)p + 99) / 100;
+    return s->x[rank ? rank - 1 : 0];
+}
+
+/* VmRSS in KiB; 0 where there is no /proc. */
+static long resident_kib(void) {
+    FILE *f = fopen("/proc/self/status", "re");
+    char line[256];
+    long kib = 0;
+    while (f && fgets(line, sizeof line, f))
+        if (sscanf(line, "VmRSS: %ld", &kib) == 1) break;
+    if (f) fclose(f);
+    return kib;
+}
+
+static double seconds_since(uint64_t start) { return (double)(sc_now_ns() - start) * 1e-9; }
+
+/* Chunks until nothing of the memory grows any more. */
+static int warm_chunks(const sc_engine *e) {
+    if (!e->rule.pbsa) return (e->rule.window_frames + e->cfg.chunk_frames - 1) / e->cfg.chunk_frames;
+    const int blocks = e->layout->blocks.blocks;
+    return e->rule.window_chunks - 1 + (e->rule.capacity + blocks - 1) / blocks + (e->rule.capacity == 0);
+}
+
+/* One chunk, clean pass included. */
+static sc_status run_chunk(bench *b, bool measured, sc_error *err) {
+    double sum = 0;
+    for (;;) {
+        const sc_pass next = sc_session_next(b->session);
+        const uint64_t start = sc_now_ns();
+        sc_status rc = sc_engine_run(b->engine, &b->session, 1, err);
+        const double took = seconds_since(start);
+        if (rc || sc_session_failed(b->session, err)) return rc ? rc : err->status;
+        sum += took;
+        if (measured) add(&b->time[next.kind == SC_PASS_DENOISE ? DENOISE : next.kind == SC_PASS_DECODE ? DECODE : CLEAN], took);
+        if (next.kind == SC_PASS_CLEAN) break;
+    }
+    if (measured) add(&b->time[CHUNK], sum);
+    return SC_OK;
+}
+
+static sc_status encode_frames(bench *b, sc_error *err) {
+    sc_frames f;
+    const uint8_t *data;
+    size_t n;
+    const uint64_t start = sc_now_ns();
+    sc_status rc = sc_session_frames(b->session, &f, err);
+    for (int i = 0; !rc && i < f.count; i++) rc = sc_jpeg_frame(b->jpeg, f.data + (size_t)i * f.frame_bytes, &data, &n, err);
+    if (!rc) add(&b->time[JPEG], seconds_since(start));
+    return rc;
+}
+
+/* A text that the prompt cache has not seen. */
+static sc_status encode_text(bench *b, int index, sc_error *err) {
+    char text[128];
+    sc_prompt *p;
+    const int n = snprintf(text, sizeof text, "%s %d", prompt, index);
+    const uint64_t start = sc_now_ns();
+    sc_status rc = sc_prompt_get(b->engine, text, (size_t)n, &p, err);
+    if (rc) return rc;
+    add(&b->time[TEXT], seconds_since(start));
+    b->gflop[TEXT] = sc_flops_sum(sc_count_text(b->engine, p->tokens)) * 1e-9;
+    sc_prompt_drop(b->engine, p);
+    return SC_OK;
+}
+
+static void run_yardstick(bench *b) {
+    const struct timespec rest = {.tv_nsec = PAUSE_MS * 1000000};
+    for (int i = 0; i < BURST_WARM + BURST; i++) {
+        const double took = sc_sgemm_run(b->sgemm);
+        if (i >= BURST_WARM) add(&b->rate, 2e-9 * SC_SGEMM_M * SC_SGEMM_N * SC_SGEMM_K / took);
+    }
+    nanosleep(&rest, NULL);
+}
+
+static void count(bench *b) {
+    const sc_kv_view view = sc_kv_view_of(&b->session->memory);
+    const int steps = b->engine->cfg.step_count;
+    const sc_flops pass = sc_count_pass(b->engine, &view, b->session->prompt->cross.rows), decode = sc_count_decode(b->engine);
+    b->gflop[DENOISE] = b->gflop[CLEAN] = sc_flops_sum(pass) * 1e-9;
+    b->gflop[DECODE] = sc_flops_sum(decode) * 1e-9;
+    b->chunk_flops = (sc_flops){.linear = (steps + 1) * pass.linear * 1e-9, .attention = (steps + 1) * pass.attention * 1e-9, .decoder = decode.decoder * 1e-9};
+    b->gflop[CHUNK] = sc_flops_sum(b->chunk_flops);
+}
+
+static sc_status measure(bench *b, sc_error *err) {
+    const uint64_t start = sc_now_ns();
+    const bool cpu = !strcmp(b->cli->device, "cpu");
+    sc_status rc;
+
+    if ((rc = sc_session_create(b->engine, 1, prompt, sizeof prompt - 1, 0, &b->session, err))) return rc;
+    while (sc_session_next(b->session).kind != SC_PASS_CLEAN)
+        if ((rc = sc_engine_run(b->engine, &b->session, 1, err))) return rc;
+    b->first_frame_s = seconds_since(start);
+    if ((rc = sc_engine_run(b->engine, &b->session, 1, err))) return rc;
+    for (int i = 1; i < warm_chunks(b->engine); i++)
+        if ((rc = run_chunk(b, false, err))) return rc;
+    b->warm_kib = resident_kib();
+    if (cpu) sc_sgemm_open(&b->sgemm, b->cli->threads, &b->sgemm_error);
+    else sc_fail(&b->sgemm_error, SC_EINVAL, "the yardstick is one for --device cpu");
+    sc_jpeg_create(&b->jpeg, b->model.width, b->model.height, b->cli->quality, &b->jpeg_error);
+    for (int i = 0; i < b->cli->chunks; i++) {
+        if (b->sgemm) run_yardstick(b);
+        if (i == 0 && (rc = run_chunk(b, false, err))) return rc; /* caches are cold after the yardstick's buffers were made */
+        if ((rc = run_chunk(b, true, err)) || (rc = encode_text(b, i, err))) return rc;
+        if (b->jpeg && (rc = encode_frames(b, err))) return rc;
+        if (i == 0) count(b);
+    }
+    b->end_kib = resident_kib();
+    return SC_OK;
+}
+
+static double ratio(bench *b, stage s) {
+    const double rate = percentile(&b->rate, 50);
+    return rate > 0 && b->gflop[s] > 0 ? percentile(&b->time[s], 50) * rate / b->gflop[s] : 0;
+}
+
+/* A chunk of the fastest passes. */
+static double fastest_chunk(bench *b) { return b->model.steps * percentile(&b->time[DENOISE], 0) + percentile(&b->time[DECODE], 0) + percentile(&b->time[CLEAN], 0); }
+
+static double undisturbed(bench *b) { return b->rate.n && b->gflop[CHUNK] > 0 ? fastest_chunk(b) * percentile(&b->rate, 100) / b->gflop[CHUNK] : 0; }
+
+static void print_text(bench *b) {
+    printf("%s on %s, %dx%d, %d chunks of %d frames after the memory was full\n", b->model.name, b->model.device, b->model.width, b->model.height, b->cli->chunks,
+           b->model.frames_chunk);
+    printf("%-13s %10s %10s %10s %10s %8s\n", "stage", "p50 ms", "p95 ms", "GFLOP", "GFLOP/s", "ratio");
+    for (int s = 0; s < STAGES; s++) {
+        const double p50 = percentile(&b->time[s], 50);
+        if (!b->time[s].n) { printf("%-13s %s\n", stage_names[s], b->jpeg_error.text); continue; }
+        printf("%-13s %10.2f %10.2f", stage_names[s], p50 * 1e3, percentile(&b->time[s], 95) * 1e3);
+        if (b->gflop[s] > 0) printf(" %10.2f %10.1f", b->gflop[s], b->gflop[s] / p50);
+        if (ratio(b, (stage)s) > 0) printf(" %8.3f", ratio(b, (stage)s));
+        putchar('\n');
+    }
+    printf("chunk = %d denoise + decode + clean; counted %.1f GFLOP: decoder %.1f, linear layers %.1f, attention %.1f\n", b->model.steps, b->gflop[CHUNK],
+           b->chunk_flops.decoder, b->chunk_flops.linear, b->chunk_flops.attention);
+    printf("%.1f frames/s, %.2f x real time\n", b->model.frames_chunk / percentile(&b->time[CHUNK], 50),
+           b->model.frames_chunk / percentile(&b->time[CHUNK], 50) / b->model.fps);
+    if (b->sgemm) {
+        printf("sgemm %dx%dx%d: %.1f GFLOP/s p50, %.1f at best (OpenBLAS, kernel %s, %d threads)\n", SC_SGEMM_M, SC_SGEMM_N, SC_SGEMM_K, percentile(&b->rate, 50),
+               percentile(&b->rate, 100), sc_sgemm_kernel(b->sgemm), sc_sgemm_threads(b->sgemm));
+        printf("ratio %.3f = chunk p50 %.1f ms / %.1f ms at that rate (goal: <= %.1f); undisturbed %.3f (%.1f ms)\n", ratio(b, CHUNK), percentile(&b->time[CHUNK], 50) * 1e3,
+               b->gflop[CHUNK] / percentile(&b->rate, 50) * 1e3, GOAL, undisturbed(b), fastest_chunk(b) * 1e3);
+    } else printf("no ratio: %s\n", b->sgemm_error.text);
+    printf("ready %.2f s, first frame %.2f s, resident %.1f MiB (%.1f MiB at the end, yardstick included)\n", b->ready_s, b->first_frame_s, (double)b->warm_kib / 1024,
+           (double)b->end_kib / 1024);
+}
+
+static void print_json(bench *b) {
+    cJSON *o = cJSON_CreateObject(), *stages = cJSON_AddObjectToObject(o, "stages"), *s;
+    char *text;
+    cJSON_AddStringToObject(o, "model", b->model.name);
+    cJSON_AddStringToObject(o, "device", b->model.device);
+    cJSON_AddNumberToObject(o, "chunks", b->cli->chunks);
+    cJSON_AddNumberToObject(o, "frames_chunk", b->model.frames_chunk);
+    for (int i = 0; i < STAGES; i++) {
+        if (!b->time[i].n) continue;
+        s = cJSON_AddObjectToObject(stages, stage_keys[i]);
+        cJSON_AddNumberToObject(s, "p50_ms", percentile(&b->time[i], 50) * 1e3);
+        cJSON_AddNumberToObject(s, "p95_ms", percentile(&b->time[i], 95) * 1e3);
+        if (b->gflop[i] > 0) cJSON_AddNumberToObject(s, "gflop", b->gflop[i]);
+        if (ratio(b, (stage)i) > 0) cJSON_AddNumberToObject(s, "ratio", ratio(b, (stage)i));
+    }
+    if (b->sgemm) {
+        s = cJSON_AddObjectToObject(o, "sgemm");
+        cJSON_AddStringToObject(s, "kernel", sc_sgemm_kernel(b->sgemm));
+        cJSON_AddNumberToObject(s, "threads", sc_sgemm_threads(b->sgemm));
+        cJSON_AddNumberToObject(s, "gflops_p50", percentile(&b->rate, 50));
+        cJSON_AddNumberToObject(s, "gflops_best", percentile(&b->rate, 100));
+        cJSON_AddNumberToObject(o, "ratio", ratio(b, CHUNK));
+        cJSON_AddNumberToObject(o, "undisturbed_ratio", undisturbed(b));
+        cJSON_AddNumberToObject(o, "undisturbed_chunk_ms", fastest_chunk(b) * 1e3);
+        cJSON_AddNumberToObject(o, "goal", GOAL);
+    } else cJSON_AddStringToObject(o, "no_ratio", b->sgemm_error.text);
+    cJSON_AddNumberToObject(o, "ready_s", b->ready_s);
+    cJSON_AddNumberToObject(o, "first_frame_s", b->first_frame_s);
+    cJSON_AddNumberToObject(o, "resident_kib", (double)b->warm_kib);
+    cJSON_AddNumberToObject(o, "resident_end_kib", (double)b->end_kib);
+    if ((text = cJSON_Print(o))) puts(text);
+    cJSON_free(text);
+    cJSON_Delete(o);
+}
+
+int sc_cmd_bench(const sc_cli *cli) {
+    bench b = {.cli = cli};
+    sc_error err = {0};
+    const uint64_t start = sc_now_ns();
+    int rc = 0;
+
+    if (sc_engine_open(&b.engine, &(sc_engine_options){.model_dir = cli->model, .device = cli->device, .threads = cli->threads, .max_sessions = 1, .memory = cli->memory}, &err))
+        return sc_cli_cannot_open(&err);
+    b.ready_s = seconds_since(start);
+    sc_engine_describe(b.engine, &b.model);
+    if (measure(&b, &err)) {
+        fprintf(stderr, "sparsecast: bench: %s\n", err.text);
+        rc = SC_EXIT_FAULT;
+    } else if (cli->json) print_json(&b);
+    else print_text(&b);
+    for (int i = 0; i < STAGES; i++) free(b.time[i].x);
+    free(b.rate.x);
+    sc_sgemm_close(b.sgemm);
+    sc_jpeg_destroy(b.jpeg);
+    sc_session_destroy(b.session);
+    sc_engine_close(b.engine);
+    return rc;
+}
