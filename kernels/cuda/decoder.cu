@@ -44,7 +44,7 @@ template <class T> __global__ static void pixels_kernel(sc_pixels_args a) {
         const T *cell = (const T *)a.x + ((n * a.h + y / a.p) * a.w + x / a.p) * 3 * a.p * a.p + y % a.p * a.p + x % a.p;
 #pragma unroll
         for (int k = 0; k < 3; k++) {
-            const float raw = to_float(cell[k * a.p * a.p]);
+            const float as_is = to_float(cell[k * a.p * a.p]), raw = a.centred ? __fadd_rn(__fmul_rn(as_is, 0.5f), 0.5f) : as_is;
             v[k][i] = clamp01(raw);
             if (a.rgb) a.rgb[((n * 3 + k) * H + y) * W + x] = a.clamp ? v[k][i] : raw;
         }

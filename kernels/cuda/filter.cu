@@ -77,6 +77,7 @@ extern "C" sc_status sc_cuda_filter_create(sc_device *dev, sc_filter **out, cons
 
     *out = NULL;
     assert((d->size == 1 || d->size == 3) && (d->stride == 1 || d->stride == 2) && !(d->has_past && d->in_ch % 2));
+    assert(d->taps <= 1 && d->time_stride <= 1 && !d->pad_end); /* conv3 is not among this device's operations */
     if (!f || !w || !bias) goto no_memory;
     f->out_ch = d->out_ch, f->in_ch = d->in_ch, f->size = d->size, f->stride = d->stride, f->sources = d->has_past ? 2 : 1;
     f->pw = oc64 % 2 ? 2 : 1;

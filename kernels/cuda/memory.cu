@@ -54,7 +54,7 @@ __global__ static void __launch_bounds__(256) mass_kernel(const __grid_constant_
     __syncthreads();
     if (r || j >= columns) return;
     for (int i = 1; i < 8; i++) sum += part[i][threadIdx.x];
-    p.mass[(size_t)head * p.score_stride + j] = (float)sum;
+    p.mass[(size_t)head * p.score_stride + j] = sum >= 0 ? (float)sum : -1.0f; /* no number: below all others, the order stays total */
 }
 
 /* Number of set flags before this thread's, over the CTA (1024 threads); total to *all. */

@@ -7,7 +7,6 @@
  * Outputs start poisoned (NaN), rows past a block's length hold large values, so that a key that should be masked shows. Errors are
  * relative L2; the bound follows from the type: q and P are rounded once each, 2^-9 (bf16) or 2^-12 (f16), and q a second time by
  * age. Built by run_pbsa.sh; needs no other part of the project. */
-#include "kernels/cpu/cpu.h"
 #include "kernels/cuda/cuda_common.cuh"
 
 #include <algorithm>
@@ -17,6 +16,10 @@
 #include <cstring>
 #include <random>
 #include <vector>
+
+extern "C" {
+#include "kernels/cpu/cpu.h"
+}
 
 #define CUDA(call) do { cudaError_t e_ = (call); if (e_) { printf("%s:%d %s\n", __FILE__, __LINE__, cudaGetErrorString(e_)); exit(2); } } while (0)
 #define SC(call) do { if (call) { printf("%s:%d %s\n", __FILE__, __LINE__, error.text); exit(2); } } while (0)
