@@ -15,7 +15,7 @@ static const struct { const char *set; double rel, rel_half; bool (*run)(sc_vect
     {"rollout", 5e-6, 1.5e-2, sc_vectors_rollout},     {"scheduler", 1e-6, 1e-6, sc_vectors_scheduler},
     {"t5", 5e-6, 2e-2, sc_vectors_t5},                 {"taehv", 1e-5, 2.5e-2, sc_vectors_taehv},
     {"pbsa", 1e-5, 1e-2, sc_vectors_pbsa},             {"pbsa_rollout", 1e-5, 1e-2, sc_vectors_pbsa_rollout},
-    {"pocket", 0, 5e-3, sc_vectors_pocket}};
+    {"wan_vae", 1e-5, 2.5e-2, sc_vectors_wan_vae},     {"pocket", 0, 5e-3, sc_vectors_pocket}};
 
 static void report(sc_vectors *v, const char *name, bool ok, const char *fmt, double a, double ta, double b, double tb) {
     v->compared++;

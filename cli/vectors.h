@@ -47,6 +47,7 @@ void sc_vectors_get(sc_vectors *v, float *out, const void *p, size_t n, sc_dtype
 bool sc_vectors_scheduler(sc_vectors *v);
 bool sc_vectors_t5(sc_vectors *v);
 bool sc_vectors_taehv(sc_vectors *v);
+bool sc_vectors_wan_vae(sc_vectors *v);
 bool sc_vectors_dit_block(sc_vectors *v);
 bool sc_vectors_dit_model(sc_vectors *v);
 bool sc_vectors_rollout(sc_vectors *v);
