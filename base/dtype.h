@@ -39,12 +39,18 @@ static inline float sc_from_f16(uint16_t h) {
     return f;
 }
 
-/* dst[i] = src[i] as f32; src is F32, F16 or BF16 of n elements. */
+/* dst[i] = src[i] as f32; src is F32, F16 or BF16 of n elements at any address (a safetensors header may have an odd length). */
 static inline void sc_to_f32(float *dst, const void *src, sc_dtype type, size_t n) {
-    const uint16_t *h = (const uint16_t *)src;
-    if (type == SC_F32) memcpy(dst, src, n * 4);
-    else if (type == SC_F16) for (size_t i = 0; i < n; i++) dst[i] = sc_from_f16(h[i]);
-    else for (size_t i = 0; i < n; i++) dst[i] = sc_from_bf16(h[i]);
+    const unsigned char *b = (const unsigned char *)src;
+    if (type == SC_F32) {
+        memcpy(dst, src, n * 4);
+        return;
+    }
+    for (size_t i = 0; i < n; i++) {
+        uint16_t h;
+        memcpy(&h, b + 2 * i, 2);
+        dst[i] = type == SC_F16 ? sc_from_f16(h) : sc_from_bf16(h);
+    }
 }
 
 #endif
