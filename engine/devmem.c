@@ -39,6 +39,8 @@ sc_status sc_load_matrix(sc_device *dev, const sc_tensors *set, const char *pref
             if ((rc = sc_tensors_need(set, full, 2, ws, &w, err))) return rc;
         } else if (w->shape[0] != rows || w->count != (int64_t)rows * cols) {
             return sc_fail(err, SC_EINVAL, "tensor %s: shape does not give [%d][%d]", full, rows, cols);
+        } else if (w->dtype != SC_F32 && w->dtype != SC_F16 && w->dtype != SC_BF16) {
+            return sc_fail(err, SC_EINVAL, "tensor %s: not a float tensor, wanted F32, F16 or BF16", full);
         }
         d.rows[i] = rows;
         d.data[i] = w->data;

@@ -63,7 +63,8 @@ static sc_status load_filter(sc_tae *t, const sc_tensors *set, const char *prefi
 static sc_status load_level(sc_tae *t, const sc_tensors *set, const char *prefix, const sc_tae_shape *shape, int index, int width, sc_error *err) {
     level *l = &t->level[index];
     const int base = 3 + 6 * index;
-    char name[64];
+    char name[64], full[256];
+    const sc_tensor *w;
     int out = 0, in;
     sc_status rc;
 
@@ -77,6 +78,8 @@ static sc_status load_level(sc_tae *t, const sc_tensors *set, const char *prefix
             TRY(load_filter(t, set, prefix, name, width, c == 0, true, &out, &in, &l->block[b].conv[c], err));
         }
     snprintf(name, sizeof name, "decoder.%d.conv", base + 4);
+    snprintf(full, sizeof full, "%s%s.weight", prefix, name);
+    TRY(sc_tensors_need(set, full, 4, (const int64_t[]){-1, -1, 1, 1}, &w, err)); /* runs before the doubling, which only a 1x1 may */
     in = width;
     TRY(load_filter(t, set, prefix, name, width * l->time, false, false, &out, &in, &l->grow, err));
     snprintf(name, sizeof name, "decoder.%d", base + 5);
