@@ -182,7 +182,12 @@ cleanup:
     ops->release(dev, in);
     ops->release(dev, in_act);
     ops->release(dev, hidden);
-    if (rc) { ops->release(dev, *out_f32); ops->release(dev, *out_act); }
+    if (rc) { /* the caller may release both again */
+        ops->release(dev, *out_f32);
+        ops->release(dev, *out_act);
+        *out_f32 = NULL;
+        *out_act = NULL;
+    }
     return rc;
 }
 
