@@ -25,6 +25,15 @@ static sc_status open_set(sc_tensors **out, const char *dir, char files[][128], 
     return sc_tensors_open(out, list, count, err);
 }
 
+/* A tensor that is missing or misshapen is a fault of the model: the message gets the files that the tensor was looked for in. */
+static sc_status name_files(sc_status rc, const char *dir, char files[][128], int count, sc_error *err) {
+    sc_error cause;
+
+    if (!err || (rc != SC_EINVAL && rc != SC_ENOTFOUND)) return rc == SC_ENOTFOUND ? SC_EINVAL : rc;
+    cause = *err;
+    return sc_fail(err, SC_EINVAL, "%.160s/%.60s%s%.60s: %.220s", dir, files[0], count > 1 ? " .. " : "", count > 1 ? files[count - 1] : "", cause.text);
+}
+
 static sc_status override_memory(sc_engine *e, const sc_engine_options *o, sc_error *err) {
     if (o->max_distance) e->cfg.memory.max_distance = o->max_distance;
     if (!o->memory) return SC_OK;
@@ -58,17 +67,21 @@ static sc_status load_parts(sc_engine *e, const char *dir, sc_error *err) {
     memcpy(decoder[0], c->decoder_file, sizeof decoder[0]);
     snprintf(path, sizeof path, "%s/%s", dir, c->tokenizer_file);
     TRY(sc_tokenizer_open(&e->tokenizer, path, err));
+    if (sc_tokenizer_vocab(e->tokenizer) > c->t5.vocab) {
+        rc = sc_fail(err, SC_EINVAL, "%s: %d pieces, but t5.vocab in config.json is %d", path, sc_tokenizer_vocab(e->tokenizer), c->t5.vocab);
+        goto cleanup;
+    }
     TRY(open_set(&e->dit_tensors, dir, e->cfg.dit_files, c->dit_file_count, err));
     TRY(open_set(&e->text_tensors, dir, e->cfg.text_files, c->text_file_count, err));
     TRY(open_set(&e->decoder_tensors, dir, decoder, 1, err));
-    TRY(sc_dit_load(&e->dit, e->dev, e->dit_tensors, "", &dit, err));
-    TRY(sc_t5_load(&e->t5, e->dev, e->text_tensors, "", &t5, err));
+    TRY(name_files(sc_dit_load(&e->dit, e->dev, e->dit_tensors, "", &dit, err), dir, e->cfg.dit_files, c->dit_file_count, err));
+    TRY(name_files(sc_t5_load(&e->t5, e->dev, e->text_tensors, "", &t5, err), dir, e->cfg.text_files, c->text_file_count, err));
     if (c->decoder.kind != SC_DECODER_TAEHV) { rc = sc_fail(err, SC_EINVAL, "%s/config.json: decoder.kind: this version decodes with TAEHV models only", dir); goto cleanup; }
     const sc_tae_shape tae = sc_tae_published(c->decoder.z, c->decoder.patch, c->latent_h, c->latent_w, c->chunk_frames);
-    TRY(sc_tae_load(&e->tae, e->dev, e->decoder_tensors, "", &tae, err));
+    TRY(name_files(sc_tae_load(&e->tae, e->dev, e->decoder_tensors, "", &tae, err), dir, decoder, 1, err));
     if (e->dit->pos && e->dit->pos_rows != (c->latent_h / dit.patch_h) * (c->latent_w / dit.patch_w))
-        rc = sc_fail(err, SC_EINVAL, "tensor pos_embedding: %lld rows, a latent frame has %d tokens", (long long)e->dit->pos_rows,
-                     (c->latent_h / dit.patch_h) * (c->latent_w / dit.patch_w));
+        rc = name_files(sc_fail(err, SC_EINVAL, "tensor pos_embedding: %lld rows, a latent frame has %d tokens", (long long)e->dit->pos_rows,
+                                (c->latent_h / dit.patch_h) * (c->latent_w / dit.patch_w)), dir, e->cfg.dit_files, c->dit_file_count, err);
 cleanup:
     return rc;
 }
@@ -114,7 +127,7 @@ static void digest(sc_engine *e) {
     sc_sha256_hex(&s, e->info.digest);
 }
 
-static sc_status plan_memory(sc_engine *e, sc_error *err) {
+static sc_status plan_memory(sc_engine *e, const char *dir, sc_error *err) {
     const sc_config *c = &e->cfg;
     const bool pbsa = c->memory.kind == SC_MEMORY_PBSA;
     const sc_ops *ops = e->dev->ops;
@@ -124,6 +137,15 @@ static sc_status plan_memory(sc_engine *e, sc_error *err) {
                          c->dit.head_dim, pbsa ? c->memory.max_distance : -1, err));
     e->rule = (sc_kv_rule){.pbsa = pbsa, .window_chunks = c->memory.window_chunks, .capacity = pbsa ? c->memory.persistent_blocks : 0,
                            .window_frames = c->memory.window_frames, .sink_frames = c->memory.sink_frames};
+    /* Page numbers are 32-bit; the sizes of a config are not bounded together. */
+    const int64_t places = pbsa ? e->rule.capacity + (int64_t)e->rule.window_chunks * e->layout->blocks.blocks
+                                : (int64_t)e->rule.window_frames * (e->layout->blocks.blocks / e->layout->frames);
+    int64_t pages;
+    if (places > INT32_MAX || __builtin_mul_overflow((int64_t)c->dit.layers * c->dit.heads * e->max_sessions, places, &pages) || pages > INT32_MAX) {
+        rc = sc_fail(err, SC_EINVAL, "%.200s/config.json: memory: %lld blocks of %d layers and %d heads for %d sessions are more than %d pages", dir, (long long)places,
+                     c->dit.layers, c->dit.heads, e->max_sessions, INT32_MAX);
+        goto cleanup;
+    }
     const int slots = sc_kv_slots(&e->rule, e->layout);
     e->pages_per_session = c->dit.layers * c->dit.heads * slots;
     e->pages.head_dim = c->dit.head_dim;
@@ -181,7 +203,7 @@ sc_status sc_engine_open(sc_engine **out, const sc_engine_options *o, sc_error *
     const bool wan = !e->cfg.exact_sigma;
     TRY(sc_device_open(&e->dev, o->device ? o->device : "cpu", o->threads, wan ? SC_BF16 : SC_F16, err));
     TRY(load_parts(e, o->model_dir, err));
-    TRY(plan_memory(e, err));
+    TRY(plan_memory(e, o->model_dir, err));
     TRY(plan_steps(e, err));
     describe(e);
     sc_log(SC_LOG_INFO, "engine", "model=%s device=\"%s\" parameters=%ld session_mb=%.1f sessions=%d", e->info.name, e->info.device, e->info.parameters,
