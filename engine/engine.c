@@ -342,6 +342,7 @@ static sc_status run_clean(sc_engine *e, sc_session *const *ss, int n, sc_error 
         sc_kv_end(&s->memory);
         s->chunk++;
         s->phase = 0;
+        s->begun = false;
     }
     return SC_OK;
 }

@@ -70,6 +70,8 @@ struct sc_session {
     int blend_chunks, blend_done;
     sc_prompt *blend_from;    /* while a blend runs */
     sc_cross blend;           /* this chunk's mix */
+    sc_transition due;        /* what the memory still has to do for the prompt in force; SC_SWITCH: nothing */
+    bool begun;               /* this chunk's prompt is settled */
     bool fresh_prompt;        /* this chunk is the first under prompt_seq */
     bool failed;
     sc_error error;

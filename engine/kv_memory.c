@@ -169,6 +169,7 @@ sc_status sc_kv_flush(sc_kv_memory *m, sc_error *err) {
                 window[i].block = i % blocks;
             }
         }
+    if ((rc = upload_slots(m, err))) return rc;
     m->chunks = keep;
-    return upload_slots(m, err);
+    return SC_OK;
 }

@@ -84,7 +84,7 @@ sc_status sc_session_set_prompt(sc_session *s, const char *text, size_t n, uint3
     s->next_seq = seq;
     s->transition = transition;
     s->blend_chunks = blend_chunks;
-    if (applies_at) *applies_at = s->phase == 0 ? s->chunk : s->chunk + 1;
+    if (applies_at) *applies_at = s->begun ? s->chunk + 1 : s->chunk;
     return SC_OK;
 }
 
@@ -109,7 +109,8 @@ static sc_status recache(sc_session *s, sc_error *err) {
     return SC_OK;
 }
 
-static sc_status take_prompt(sc_session *s, sc_error *err) {
+/* The waiting prompt is now in force; what the memory does about it is due. */
+static void take_prompt(sc_session *s) {
     sc_engine *e = s->engine;
 
     sc_prompt_drop(e, s->blend_from);
@@ -121,7 +122,13 @@ static sc_status take_prompt(sc_session *s, sc_error *err) {
     s->prompt_seq = s->next_seq;
     s->fresh_prompt = true;
     s->blend_done = 0;
-    switch (s->transition) {
+    s->due = s->transition;
+}
+
+static sc_status meet_prompt(sc_session *s, sc_error *err) {
+    sc_engine *e = s->engine;
+
+    switch (s->due) {
     case SC_CUT:
         s->past_count = 0;
         return sc_kv_reset(&s->memory, s->memory.chunk, err);
@@ -138,25 +145,31 @@ static sc_status take_prompt(sc_session *s, sc_error *err) {
     return SC_OK;
 }
 
+/* What can fail may be tried again, alone or because another session of the batch failed: the bookkeeping is done once a chunk. */
 sc_status sc_session_begin_chunk(sc_session *s, sc_error *err) {
     sc_engine *e = s->engine;
     sc_status rc;
 
-    s->fresh_prompt = s->chunk == 0;
-    if (s->next_prompt && (rc = take_prompt(s, err))) return rc;
-    if (s->blend.kv) sc_cross_free(e->dit, &s->blend);
-    if (s->blend_from) {
-        s->blend_done++;
-        if (s->blend_done >= s->blend_chunks) { sc_prompt_drop(e, s->blend_from); s->blend_from = NULL; }
-        else if ((rc = sc_prompt_mix(e, s->blend_from, s->prompt, (double)s->blend_done / s->blend_chunks, &s->blend, err))) return rc;
+    if (!s->begun) {
+        s->fresh_prompt = s->chunk == 0;
+        if (s->next_prompt) take_prompt(s);
+        if (s->blend_from && ++s->blend_done >= s->blend_chunks) {
+            sc_prompt_drop(e, s->blend_from);
+            s->blend_from = NULL;
+        }
+        s->begun = true;
     }
+    if ((rc = meet_prompt(s, err))) return rc;
+    s->due = SC_SWITCH;
+    if (s->blend.kv) sc_cross_free(e->dit, &s->blend);
+    if (s->blend_from && (rc = sc_prompt_mix(e, s->blend_from, s->prompt, (double)s->blend_done / s->blend_chunks, &s->blend, err))) return rc;
     if ((rc = sc_kv_begin(&s->memory, err))) return rc;
     return e->dev->ops->noise(e->dev, &(sc_noise_args){.out = s->x, .count = e->latent_count, .seed = s->seed, .chunk = s->chunk, .step = 0}, err);
 }
 
 sc_pass sc_session_next(const sc_session *s) {
     const int steps = s->engine->cfg.step_count;
-    sc_pass p = {.chunk = s->chunk, .prompt_seq = s->phase == 0 && s->next_prompt ? s->next_seq : s->prompt_seq};
+    sc_pass p = {.chunk = s->chunk, .prompt_seq = !s->begun && s->next_prompt ? s->next_seq : s->prompt_seq};
     p.kind = s->phase < steps ? SC_PASS_DENOISE : s->phase == steps ? SC_PASS_DECODE : SC_PASS_CLEAN;
     p.step = s->phase < steps ? s->phase : 0;
     return p;
