@@ -182,6 +182,7 @@ static void describe(sc_engine *e) {
     i->steps = c->step_count;
     i->max_sessions = e->max_sessions;
     i->frame_bytes = (size_t)i->width * (size_t)i->height * 3 / 2;
+    i->session_pages = e->pages_per_session;
     i->prompt_tokens = c->dit.text_len;
     i->parameters = e->dit->parameters;
     for (int s = 0; s < 3; s++)

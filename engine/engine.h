@@ -45,6 +45,7 @@ typedef struct {
     int max_sessions;
     size_t frame_bytes;               /* I420: width * height * 3 / 2 */
     size_t weight_bytes, session_bytes, work_bytes;
+    int session_pages;                /* pages of the pool a session holds from its first to its last chunk */
     int prompt_tokens;                /* longest prompt, the end token included */
     long parameters;                  /* of the transformer */
 } sc_model_info;
