@@ -69,7 +69,7 @@ static cJSON *take(cJSON *o, const char *name) { return cJSON_DetachItemFromObje
 struct cJSON *sc_fields_parse(const char *text, size_t n, size_t max_bytes, const char *what, sc_problem *problem) {
     sc_json_error e;
     cJSON *o = NULL;
-    sc_status rc = sc_json_parse(&o, text, n, max_bytes, &e);
+    sc_status rc = sc_json_read(&o, text, n, max_bytes, &e);
     char f[96];
 
     memset(problem, 0, sizeof *problem);

@@ -245,7 +245,7 @@ static sc_status find_duplicate(const cJSON *node, const char **twice) {
     return *twice ? SC_EINVAL : SC_OK;
 }
 
-sc_status sc_json_parse(struct cJSON **out, const char *text, size_t n, size_t max_bytes, sc_json_error *err) {
+sc_status sc_json_read(struct cJSON **out, const char *text, size_t n, size_t max_bytes, sc_json_error *err) {
     scanner x = {.s = text, .n = n, .err = err};
     const char *twice = NULL, *nul;
     char f[16], *copy;

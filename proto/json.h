@@ -22,7 +22,7 @@ typedef struct {
 
 /* Parse exactly one JSON value of n bytes (no NUL needed behind it), at most max_bytes. On SC_OK *out is owned, cJSON_Delete().
  * Errors: SC_EINVAL (*err filled), SC_ENOMEM. *out is NULL after one. err is not NULL. */
-sc_status sc_json_parse(struct cJSON **out, const char *text, size_t n, size_t max_bytes, sc_json_error *err);
+sc_status sc_json_read(struct cJSON **out, const char *text, size_t n, size_t max_bytes, sc_json_error *err);
 
 /* Offset of the first byte that is not strict UTF-8 (RFC 3629), or n when all is well. */
 size_t sc_text_bad_utf8(const char *s, size_t n);

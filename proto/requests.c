@@ -70,3 +70,17 @@ bool sc_request_patch(const char *body, size_t n, sc_patch_request *out, sc_prob
     cJSON_Delete(o);
     return problem->status == 0;
 }
+
+bool sc_request_ticket(const char *body, size_t n, bool *control, sc_problem *problem) {
+    static const char *const roles[] = {"control", "watch"};
+    cJSON *o = sc_fields_parse(body, n, SC_BODY_BYTES_MAX, "body", problem);
+    int role = 0;
+
+    if (!o) return false;
+    if (!cJSON_GetObjectItemCaseSensitive(o, "role")) sc_problem_add(problem, "/role", "is missing: \"control\" or \"watch\" is needed");
+    sc_field_word(o, "role", roles, 2, &role, problem);
+    sc_fields_end(o, "role", problem);
+    cJSON_Delete(o);
+    *control = role == 0;
+    return problem->status == 0;
+}

@@ -49,4 +49,7 @@ bool sc_request_create(const char *body, size_t n, sc_create_request *out, sc_pr
 /* At least one field is needed. */
 bool sc_request_patch(const char *body, size_t n, sc_patch_request *out, sc_problem *problem);
 
+/* {"role":"control"} or {"role":"watch"}; the role is needed. */
+bool sc_request_ticket(const char *body, size_t n, bool *control, sc_problem *problem);
+
 #endif

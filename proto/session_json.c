@@ -174,6 +174,18 @@ char *sc_capacity_json(const sc_capacity_view *c, size_t *n) {
     return sc_json_out_take(&o, n);
 }
 
+char *sc_ticket_json(const char *ticket, const char *role, int expires_in_s, size_t *n) {
+    sc_json_out o;
+
+    sc_json_out_grow(&o);
+    sc_json_object(&o, NULL);
+    sc_json_text(&o, "ticket", ticket);
+    sc_json_text(&o, "role", role);
+    sc_json_i64(&o, "expires_in_s", expires_in_s);
+    sc_json_end_object(&o);
+    return sc_json_out_take(&o, n);
+}
+
 char *sc_status_json(const char *word, size_t *n) {
     sc_json_out o;
 

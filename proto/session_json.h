@@ -75,6 +75,9 @@ typedef struct {
 
 char *sc_capacity_json(const sc_capacity_view *c, size_t *n);
 
+/* {"ticket":..,"role":..,"expires_in_s":..} */
+char *sc_ticket_json(const char *ticket, const char *role, int expires_in_s, size_t *n);
+
 /* {"status":word} for /healthz ("ok") and /readyz ("ready"). */
 char *sc_status_json(const char *word, size_t *n);
 

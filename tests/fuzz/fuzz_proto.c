@@ -24,7 +24,7 @@ static void parses(const char *text, size_t n) {
     sc_json_error e;
     cJSON *doc;
 
-    check(n > 0 && sc_json_parse(&doc, text, n, 1 << 20, &e) == SC_OK);
+    check(n > 0 && sc_json_read(&doc, text, n, 1 << 20, &e) == SC_OK);
     cJSON_Delete(doc);
 }
 
