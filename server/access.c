@@ -51,7 +51,7 @@ static bool split(const char *host, size_t *name_n, int *port) {
 
 static bool is(const char *s, size_t n, const char *word) { return strlen(word) == n && !strncasecmp(s, word, n); }
 
-bool sc_access_host(const sc_access *a, const char *host) {
+bool sc_access_host(const sc_access *a, const char *host, bool any_port) {
     size_t n;
     int port;
     if (!split(host, &n, &port)) return false;
@@ -61,7 +61,7 @@ bool sc_access_host(const sc_access *a, const char *host) {
         int p;
         if (split(item, &k, &p) && k == n && !strncasecmp(item, host, n) && (p == port || p == -1)) return true;
     }
-    if (a->port && port != a->port && !(port == -1 && a->port == 80)) return false;
+    if (!any_port && a->port && port != a->port && !(port == -1 && a->port == 80)) return false;
     if (is(host, n, "localhost") || is(host, n, "127.0.0.1") || is(host, n, "[::1]")) return true;
     if (!a->c->host[0] || !strcmp(a->c->host, "0.0.0.0") || !strcmp(a->c->host, "::")) return false;
     return a->c->ipv6 ? n == strlen(a->c->host) + 2 && host[0] == '[' && !strncasecmp(host + 1, a->c->host, n - 2) : is(host, n, a->c->host);

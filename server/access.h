@@ -21,7 +21,7 @@ sc_access *sc_access_create(const sc_server_config *c); /* c borrowed for its wh
 void sc_access_destroy(sc_access *a);
 void sc_access_port(sc_access *a, int port);
 
-bool sc_access_host(const sc_access *a, const char *host);
+bool sc_access_host(const sc_access *a, const char *host, bool any_port);
 sc_origin sc_access_origin(const sc_access *a, const char *origin, const char *host); /* origin NULL: ours */
 bool sc_access_needs_key(const sc_access *a);
 bool sc_access_key(const sc_access *a, const char *authorization);

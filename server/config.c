@@ -183,9 +183,9 @@ static sc_status argument(int argc, char **argv, int i, const struct option **o,
 
 sc_status sc_server_config_args(sc_server_config *c, int argc, char **argv, sc_error *err) {
     for (int pass = 0; pass < 2; pass++) /* the file first: the command line wins */
-        for (int i = 1, step; i < argc; i += step) {
-            const struct option *o;
-            const char *value;
+        for (int i = 1, step = 1; i < argc; i += step) {
+            const struct option *o = NULL;
+            const char *value = "";
             sc_status rc = argument(argc, argv, i, &o, &value, &step, err);
             if (rc) return rc;
             bool file = !strcmp(o->name, "config");

@@ -164,8 +164,13 @@ sc_status sc_encoder_submit(sc_encoder *e, const sc_encode_job *job, sc_error *e
     sc_channel_retain(j->channel);
     pthread_mutex_lock(&e->lock);
     while (e->count == QUEUE && !e->stop) pthread_cond_wait(&e->changed, &e->lock);
-    e->jobs[(e->head + e->count++) % QUEUE] = j;
+    bool taken = !e->stop;
+    if (taken) e->jobs[(e->head + e->count++) % QUEUE] = j;
     pthread_cond_broadcast(&e->changed);
     pthread_mutex_unlock(&e->lock);
-    return SC_OK;
+    if (taken) return SC_OK;
+    sc_channel_lost(j->channel, j->count);
+    sc_channel_release(j->channel);
+    free(j);
+    return sc_fail(err, SC_EBUSY, "encoder: it was stopped");
 }

@@ -25,7 +25,7 @@ typedef struct {
 sc_status sc_encoder_start(sc_encoder **out, sc_hub *hub, sc_error *err);
 void sc_encoder_stop(sc_encoder *e); /* jobs in the queue are dropped; NULL is fine */
 
-/* Engine thread. The channel has been told to expect the frames; on an error they are declared lost. Errors: SC_ENOMEM. */
+/* Engine thread. The channel has been told to expect the frames; on an error they are declared lost. Errors: SC_ENOMEM, SC_EBUSY once it stops. */
 sc_status sc_encoder_submit(sc_encoder *e, const sc_encode_job *job, sc_error *err);
 
 /* One picture into buf; cap is at least sc_jpeg_bytes_max(). One handle a thread. Errors: SC_EINVAL. */

@@ -1,20 +1,27 @@
 /* router_request.c - see router_request.h. */
 #include "server/router_request.h"
 #include "proto/messages.h"
+#include "proto/problem.h"
 #include <ctype.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
+#include <time.h>
 
 enum { HEADERS_MAX = 100 };
 
 struct header { const char *name, *value; size_t name_n, value_n; };
-struct request { const char *target; size_t target_n; const char *version; size_t version_n; struct header h[HEADERS_MAX]; int count; };
+struct request { const char *target; size_t target_n; bool version_1_1; struct header h[HEADERS_MAX]; int count; };
 
 static void refuse(sc_route *r, int status, const char *header, const char *detail) {
     r->kind = SC_ROUTE_REFUSE;
     r->status = status;
     r->header = header;
     snprintf(r->detail, sizeof r->detail, "%s", detail);
+}
+
+void sc_route_refuse(sc_route *r, int status, const char *detail) {
+    refuse(r, status, status == 503 || status == 429 ? "Retry-After: 1\r\n" : "", detail);
 }
 
 static bool is_token(int c) { return c > 0 && c < 127 && (isalnum(c) || strchr("!#$%&'*+-.^_`|~", c)); }
@@ -33,7 +40,7 @@ static const char *read_headers(const char *p, const char *end, struct request *
         while (h.value_n && (*h.value == ' ' || *h.value == '\t')) h.value++, h.value_n--;
         while (h.value_n && (h.value[h.value_n - 1] == ' ' || h.value[h.value_n - 1] == '\t')) h.value_n--;
         for (size_t i = 0; i < h.value_n; i++)
-            if ((unsigned char)h.value[i] < 0x20 && h.value[i] != '\t') return "A header value has a control byte.";
+            if (((unsigned char)h.value[i] < 0x20 && h.value[i] != '\t') || h.value[i] == 0x7f) return "A header value has a control byte.";
         if (q->count == HEADERS_MAX) return "There are too many headers.";
         q->h[q->count++] = h;
         p = eol + 1;
@@ -97,20 +104,43 @@ static bool stream_path(const char *s, size_t n, const char **id, size_t *id_n) 
     return !memchr(*id, '/', *id_n);
 }
 
-static void check_stream(struct request *q, const char *id, size_t id_n, sc_access *access, uint64_t now_ns, sc_route *r) {
-    static const char upgrade[] = "Upgrade: websocket\r\n", version[] = "Sec-WebSocket-Version: 13\r\n";
+/* What every request must be. True: it is. */
+static bool check_form(struct request *q, sc_access *access, bool over_unix, sc_route *r) {
     const struct header *h = NULL;
-    char host[256], origin[512], ticket[64] = "";
+    char host[256], origin[512];
 
-    if (q->version_n != 8 || memcmp(q->version, "HTTP/1.1", 8)) return refuse(r, 400, "", "A stream needs HTTP/1.1.");
-    if (count(q, "Host", &h) != 1) return refuse(r, 400, "", "There must be exactly one Host header.");
-    if (!copy_value(h, host, sizeof host) || !sc_access_host(access, host)) return refuse(r, 421, "", "This host is not served here.");
+    if (count(q, "X-Request-Id", &h) == 1) sc_request_id(r->request_id, h->value, h->value_n);
+    if (count(q, "Host", &h) != 1) return refuse(r, 400, "", "There must be exactly one Host header."), false;
+    if (!copy_value(h, host, sizeof host) || !sc_access_host(access, host, over_unix))
+        return refuse(r, 421, "", "This host is not served here."), false;
     int origins = count(q, "Origin", &h);
-    if (origins > 1) return refuse(r, 400, "", "There must be at most one Origin header.");
+    if (origins > 1) return refuse(r, 400, "", "There must be at most one Origin header."), false;
     if (origins && (!copy_value(h, origin, sizeof origin) || sc_access_origin(access, origin, host) == SC_ORIGIN_FOREIGN))
-        return refuse(r, 403, "", "This origin is not allowed.");
-    if (count(q, "Transfer-Encoding", NULL) || (count(q, "Content-Length", &h) && !(h->value_n == 1 && *h->value == '0')))
-        return refuse(r, 400, "", "A stream request has no body.");
+        return refuse(r, 403, "", "This origin is not allowed."), false;
+    if (count(q, "Transfer-Encoding", NULL)) return refuse(r, 411, "", "A body needs a Content-Length; Transfer-Encoding is not taken."), false;
+    int lengths = count(q, "Content-Length", &h);
+    if (lengths > 1) return refuse(r, 400, "", "There must be at most one Content-Length header."), false;
+    if (lengths) {
+        size_t digits = 0;
+        while (digits < h->value_n && isdigit((unsigned char)h->value[digits])) digits++;
+        if (!digits || digits != h->value_n) return refuse(r, 400, "", "Content-Length must be a number."), false;
+        if (digits > 18) return refuse(r, 413, "", "The body is too long."), false;
+    }
+    if (count(q, "Authorization", NULL) > 1 || count(q, "Content-Type", NULL) > 1 || count(q, "Idempotency-Key", NULL) > 1)
+        return refuse(r, 400, "", "Authorization, Content-Type and Idempotency-Key may come once only."), false;
+    if (count(q, "Expect", &h) && (h->value_n != 12 || strncasecmp(h->value, "100-continue", 12)))
+        return refuse(r, 417, "", "The only thing to expect here is 100-continue."), false;
+    return true;
+}
+
+static void check_stream(struct request *q, const char *id, size_t id_n, sc_access *access, uint64_t now_ns, sc_route *r) {
+    static const char upgrade[] = "Upgrade: websocket\r\nSec-WebSocket-Version: 13\r\n";
+    static const char version[] = "Sec-WebSocket-Version: 13\r\n";
+    const struct header *h = NULL;
+    char ticket[64] = "";
+
+    if (!q->version_1_1) return refuse(r, 400, "", "A stream needs HTTP/1.1.");
+    if (count(q, "Content-Length", &h) && !(h->value_n == 1 && *h->value == '0')) return refuse(r, 400, "", "A stream request has no body.");
     if (!has_item(q, "Upgrade", "websocket") || !has_item(q, "Connection", "Upgrade"))
         return refuse(r, 426, upgrade, "This is a WebSocket: it needs Upgrade: websocket and Connection: Upgrade.");
     if (count(q, "Sec-WebSocket-Version", &h) != 1 || h->value_n != 2 || memcmp(h->value, "13", 2))
@@ -120,46 +150,97 @@ static void check_stream(struct request *q, const char *id, size_t id_n, sc_acce
     if (count(q, "Sec-WebSocket-Protocol", &h) != 1) return refuse(r, 400, "", "The subprotocol sparsecast.v1 must be offered.");
     const char *p = h->value, *end = p + h->value_n, *s;
     size_t n;
-    bool ours = false;
+    bool ours = false, offered = false;
     while (item(&p, end, &s, &n)) {
         if (n == strlen(SC_STREAM_SUBPROTOCOL) && !memcmp(s, SC_STREAM_SUBPROTOCOL, n)) ours = true;
-        if (n > 7 && n < sizeof ticket + 7 && !memcmp(s, "ticket.", 7)) snprintf(ticket, sizeof ticket, "%.*s", (int)n - 7, s + 7);
+        if (n < 7 || memcmp(s, "ticket.", 7)) continue;
+        offered = true;
+        snprintf(ticket, sizeof ticket, "%.*s", n - 7 < sizeof ticket ? (int)n - 7 : 0, s + 7);
     }
     if (!ours) return refuse(r, 400, "", "The subprotocol sparsecast.v1 must be offered.");
     if (!sc_id_valid(id, id_n)) return refuse(r, 404, "", "There is no such session.");
     memcpy(r->id, id, id_n);
-    r->control = true;
-    if (sc_access_needs_key(access) && !sc_access_ticket_take(access, ticket, r->id, now_ns, &r->control))
-        return refuse(r, 401, "WWW-Authenticate: Bearer\r\n", "A ticket is needed: offer the subprotocol ticket.TICKET as well.");
+    r->control = true; /* whoever shows a ticket gets what it says, with or without keys */
+    if ((offered || sc_access_needs_key(access)) && !sc_access_ticket_take(access, ticket, r->id, now_ns, &r->control))
+        return refuse(r, 401, "WWW-Authenticate: Bearer\r\n",
+                      offered ? "This ticket is not good: it was used, is too old, or is for another session."
+                              : "A ticket is needed: offer the subprotocol ticket.TICKET as well.");
     r->kind = SC_ROUTE_STREAM;
 }
 
-void sc_route_request(const char *text, size_t n, sc_access *access, uint64_t now_ns, sc_route *r) {
+/* "METHOD SP target SP HTTP/1.x": the parts, or a refusal. */
+static bool read_request_line(const char *text, const char *end, struct request *q, const char **method, size_t *method_n, sc_route *r) {
+    const char *sp = memchr(text, ' ', (size_t)(end - text));
+    *method = text;
+    *method_n = sp ? (size_t)(sp - text) : 0;
+    for (size_t i = 0; i < *method_n; i++) if (!is_token((unsigned char)text[i])) *method_n = 0;
+    if (!*method_n || *method_n > 32) return refuse(r, 400, "", "The request line has no method."), false;
+    r->head = *method_n == 4 && !memcmp(text, "HEAD", 4);
+    q->target = sp + 1;
+    sp = memchr(q->target, ' ', (size_t)(end - q->target));
+    q->target_n = sp ? (size_t)(sp - q->target) : 0;
+    size_t path_n = 0;
+    for (; path_n < q->target_n && path_n < sizeof r->path - 1 && q->target[path_n] != '?'; path_n++) {
+        unsigned char c = (unsigned char)q->target[path_n];
+        r->path[path_n] = c > 0x20 && c < 0x7f ? (char)c : '?';
+    }
+    for (size_t i = 0; i < q->target_n; i++)
+        if ((unsigned char)q->target[i] < 0x21 || (unsigned char)q->target[i] > 0x7e) return refuse(r, 400, "", "The path has a byte it must not have."), false;
+    if (!q->target_n || *q->target != '/') return refuse(r, 400, "", "The request must name a path that begins with a slash."), false;
+    if (q->target_n > SC_TARGET_BYTES_MAX) return refuse(r, 414, "", "The path is too long."), false;
+    const char *version = sp + 1;
+    if (end - version != 8 || memcmp(version, "HTTP/", 5) || !isdigit((unsigned char)version[5]) || version[6] != '.' || !isdigit((unsigned char)version[7]))
+        return refuse(r, 400, "", "The request line must end in HTTP/1.1."), false;
+    if (version[5] != '1' || version[7] > '1') return refuse(r, 505, "", "HTTP/1.1 is spoken here."), false;
+    q->version_1_1 = version[7] == '1';
+    return true;
+}
+
+size_t sc_route_header_end(const char *text, size_t n, bool *bad) {
+    *bad = false;
+    for (const char *p = text, *end = text + n; (p = memchr(p, '\n', (size_t)(end - p))); p++) {
+        if (p == text || p[-1] != '\r') { *bad = true; return 0; }
+        if (p - text >= 3 && p[-2] == '\n') return (size_t)(p - text) + 1;
+    }
+    return 0;
+}
+
+void sc_route_request(const char *text, size_t n, sc_access *access, bool over_unix, uint64_t now_ns, sc_route *r) {
     struct request q = {0};
-    const char *end = text + n, *eol = memchr(text, '\n', n), *id;
-    size_t id_n;
+    const char *end = text + n, *eol = memchr(text, '\n', n), *id, *method;
+    size_t id_n, method_n;
 
     memset(r, 0, sizeof *r);
     r->kind = SC_ROUTE_HTTP;
     r->header = "";
-    if (!eol || n < 4 || memcmp(text, "GET ", 4)) return;
-    q.target = text + 4;
-    const char *line_end = eol > text && eol[-1] == '\r' ? eol - 1 : eol;
-    const char *sp = line_end > q.target ? memchr(q.target, ' ', (size_t)(line_end - q.target)) : NULL;
-    if (!sp) return;
-    q.target_n = (size_t)(sp - q.target);
-    q.version = sp + 1;
-    q.version_n = (size_t)(line_end - q.version);
-    if (!stream_path(q.target, q.target_n, &id, &id_n)) return;
-    size_t k = q.target_n < sizeof r->path ? q.target_n : sizeof r->path - 1;
-    const char *query = memchr(q.target, '?', k);
-    if (query) k = (size_t)(query - q.target);
-    memcpy(r->path, q.target, k);
-    for (size_t i = 0; i < k; i++) if ((unsigned char)r->path[i] < 0x21 || (unsigned char)r->path[i] > 0x7e) r->path[i] = '?';
-    if (line_end == eol) return refuse(r, 400, "", "Lines must end in CR LF.");
+    sc_request_id(r->request_id, NULL, 0);
+    if (!eol || eol == text || eol[-1] != '\r') return refuse(r, 400, "", "Lines must end in CR LF.");
+    if (!read_request_line(text, eol - 1, &q, &method, &method_n, r)) return;
     const char *wrong = read_headers(eol + 1, end, &q);
     if (wrong) return refuse(r, 400, "", wrong);
-    check_stream(&q, id, id_n, access, now_ns, r);
+    if (!check_form(&q, access, over_unix, r)) return;
+    if (method_n == 3 && !memcmp(method, "GET", 3) && stream_path(q.target, q.target_n, &id, &id_n))
+        check_stream(&q, id, id_n, access, now_ns, r);
+}
+
+char *sc_route_answer(const sc_route *r, size_t *n) {
+    char date[64], *text = NULL;
+    size_t body_n = 0;
+    sc_problem p = {0};
+    time_t now = time(NULL);
+    struct tm t;
+
+    sc_problem_set(&p, r->status, "%s", r->detail);
+    char *body = sc_problem_json(&p, r->path, &body_n);
+    if (!body) return NULL;
+    gmtime_r(&now, &t);
+    strftime(date, sizeof date, "%a, %d %b %Y %H:%M:%S GMT", &t);
+    int size = asprintf(&text, "HTTP/1.1 %d %s\r\nDate: %s\r\nConnection: close\r\nContent-Type: " SC_PROBLEM_MEDIA_TYPE "\r\n"
+                               "Content-Length: %zu\r\nCache-Control: no-store\r\nX-Content-Type-Options: nosniff\r\nX-Request-Id: %s\r\n%s\r\n%s",
+                        r->status, sc_problem_title(r->status), date, body_n, r->request_id, r->header, r->head ? "" : body);
+    free(body);
+    *n = size > 0 ? (size_t)size : 0;
+    return size > 0 ? text : NULL;
 }
 
 size_t sc_route_canonical(const sc_route *r, char *buf, size_t cap) {

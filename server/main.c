@@ -1,0 +1,258 @@
+/* main.c - sparsecastd: configuration, start, signals, end.
+ *
+ *     start   listeners -> hub, access -> stream, http made -> hub listens -> encoder, engine, stream, http, router run
+ *     run     the main thread sleeps on signals and on word from the engine thread
+ *     end     engine first (its sessions end, viewers get 1001, whoever waits gets an answer), then stream, router, http, encoder
+ *
+ * The port is open at once; /readyz says "loading" until the model is there. Exit status: 0 after SIGTERM or SIGINT, 78 for a configuration,
+ * model or device that cannot work (systemd does not try again), 70 for a device fault, 69 when the address is taken, 71 for what else the
+ * machine refuses. */
+#include "base/clock.h"
+#include "base/log.h"
+#include "server/access.h"
+#include "server/config.h"
+#include "server/http.h"
+#include "server/hub.h"
+#include "server/jpeg.h"
+#include "server/listen.h"
+#include "server/router.h"
+#include "server/scheduler.h"
+#include "server/stream.h"
+#include <errno.h>
+#include <libgen.h>
+#include <limits.h>
+#include <poll.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/eventfd.h>
+#include <sys/resource.h>
+#include <sys/signalfd.h>
+#include <sys/stat.h>
+#include <systemd/sd-daemon.h>
+#include <unistd.h>
+
+enum { EXIT_FAULT = 70, EXIT_ADDRESS = 69, EXIT_MACHINE = 71, EXIT_CONFIG = 78 };
+enum { DRAIN_MS = 3000, FAULT_MS = 1000, DESCRIPTORS = 8192 };
+
+struct daemon {
+    sc_server_config config;
+    sc_listeners listeners;
+    sc_hub *hub;
+    sc_access *access;
+    sc_stream *stream;
+    sc_http *http;
+    sc_encoder *encoder;
+    sc_scheduler *scheduler;
+    sc_router *router;
+    char model_dir[PATH_MAX];
+    int news;                    /* eventfd: the engine thread has something to say */
+    atomic_bool ready, failed;
+    sc_error failure;            /* written before `failed` is set */
+    uint64_t watchdog_ns, watched_ns; /* watched_ns: engine thread */
+};
+
+/* ---- what the engine thread says ---- */
+
+static void tell_main(struct daemon *d) {
+    const uint64_t one = 1;
+    if (write(d->news, &one, sizeof one) < 0) sc_log(SC_LOG_ERROR, "main", "eventfd: %s", strerror(errno));
+}
+
+static void on_ready(void *ctx) {
+    struct daemon *d = ctx;
+    atomic_store(&d->ready, true);
+    tell_main(d);
+}
+
+static void on_failed(void *ctx, const sc_error *err) {
+    struct daemon *d = ctx;
+    d->failure = *err;
+    atomic_store(&d->failed, true);
+    tell_main(d);
+}
+
+/* systemd's watchdog is fed by the engine's own progress: a thread that hangs in the device is a daemon that hangs. */
+static void on_alive(void *ctx) {
+    struct daemon *d = ctx;
+    uint64_t now = sc_now_ns();
+    if (!d->watchdog_ns || now - d->watched_ns < d->watchdog_ns / 4) return;
+    d->watched_ns = now;
+    sd_notify(0, "WATCHDOG=1");
+}
+
+/* ---- wiring ---- */
+
+static void viewers_changed(void *ctx) { sc_scheduler_wake(((struct daemon *)ctx)->scheduler); }
+static int to_http(void *ctx, int fd, const struct sockaddr *addr, socklen_t n) { return sc_http_offer(((struct daemon *)ctx)->http, fd, addr, n); }
+static int to_stream(void *ctx, int fd, const sc_route *route) { return sc_stream_offer(((struct daemon *)ctx)->stream, fd, route); }
+
+/* From here; else beside the executable, above it (a build folder), or where an installation puts it. */
+static void find_model(struct daemon *d) {
+    static const char *const places[] = {"", "/..", "/../..", "/../share/sparsecast"};
+    char exe[PATH_MAX] = "", path[PATH_MAX + 64];
+    struct stat st;
+    snprintf(d->model_dir, sizeof d->model_dir, "%s", d->config.model);
+    if (d->config.model[0] == '/' || !stat(d->config.model, &st)) return;
+    ssize_t n = readlink("/proc/self/exe", exe, sizeof exe - 1);
+    if (n <= 0) return;
+    const char *dir = dirname(exe);
+    for (size_t i = 0; i < sizeof places / sizeof *places; i++) {
+        int k = snprintf(path, sizeof path, "%s%s/%s", dir, places[i], d->config.model);
+        if (k >= (int)sizeof d->model_dir || stat(path, &st)) continue;
+        memcpy(d->model_dir, path, (size_t)k + 1);
+        return;
+    }
+}
+
+static int64_t model_created(const struct daemon *d) {
+    char path[PATH_MAX + 16];
+    struct stat st;
+    snprintf(path, sizeof path, "%s/config.json", d->model_dir);
+    return stat(path, &st) ? 0 : (int64_t)st.st_mtime;
+}
+
+static void set_log_level(const char *word) {
+    static const char *const words[] = {"error", "warn", "info", "debug"};
+    for (int i = 0; i < 4; i++) if (!strcmp(word, words[i])) sc_log_set_level((sc_log_level)i);
+}
+
+/* Viewers, requests and waiting sockets each hold a descriptor; shells often allow 1024. */
+static void raise_descriptors(void) {
+    struct rlimit l;
+    if (getrlimit(RLIMIT_NOFILE, &l) || l.rlim_cur >= DESCRIPTORS) return;
+    l.rlim_cur = l.rlim_max < DESCRIPTORS ? l.rlim_max : DESCRIPTORS;
+    if (setrlimit(RLIMIT_NOFILE, &l)) sc_log(SC_LOG_WARN, "main", "RLIMIT_NOFILE: %s", strerror(errno));
+}
+
+static sc_status start(struct daemon *d, sc_error *err) {
+    const sc_server_config *c = &d->config;
+    sc_status rc;
+
+    if ((rc = sc_listeners_open(&d->listeners, c, err))) return rc;
+    if ((d->news = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)) < 0) return sc_fail(err, SC_EIO, "eventfd: %s", strerror(errno));
+    if (!(d->hub = sc_hub_create()) || !(d->access = sc_access_create(c))) return sc_fail(err, SC_ENOMEM, "out of memory");
+    sc_access_port(d->access, d->listeners.port);
+    if ((rc = sc_stream_create(&d->stream, &(sc_stream_options){.hub = d->hub, .max_viewers = c->max_viewers}, err))) return rc;
+    if ((rc = sc_http_create(&d->http, &(sc_http_options){.hub = d->hub, .access = d->access, .max_viewers = c->max_viewers,
+                                                          .model_created = model_created(d)}, err))) return rc;
+    sc_hub_listen(d->hub, &(sc_hub_listener){.ctx = d->stream, .frames = sc_stream_frames, .say = sc_stream_say, .closed = sc_stream_closed,
+                                             .engine_ctx = d, .viewers = viewers_changed,
+                                             .http_ctx = d->http, .released = sc_http_released, .shown = sc_http_shown});
+    if ((rc = sc_encoder_start(&d->encoder, d->hub, err))) return rc;
+    sc_scheduler_options o = {.engine = {.model_dir = d->model_dir, .device = c->device, .threads = c->threads, .max_sessions = c->max_sessions},
+                              .jpeg_quality = c->jpeg_quality, .idle_timeout_s = c->idle_timeout_s, .ctx = d, .ready = on_ready,
+                              .failed = on_failed, .alive = on_alive};
+    if ((rc = sc_scheduler_start(&d->scheduler, &o, d->hub, d->encoder, err))) return rc;
+    if ((rc = sc_stream_start(d->stream, d->scheduler, err))) return rc;
+    if ((rc = sc_http_start(d->http, d->scheduler, err))) return rc;
+    return sc_router_start(&d->router, &(sc_router_options){.access = d->access, .listeners = &d->listeners, .ctx = d, .http = to_http,
+                                                            .stream = to_stream}, err);
+}
+
+static void stop(struct daemon *d, int code, const char *reason, int drain_ms) {
+    sc_scheduler_stop(d->scheduler, code, reason);
+    sc_stream_stop(d->stream, drain_ms);
+    sc_router_stop(d->router);
+    sc_listeners_close(&d->listeners);
+    sc_http_stop(d->http);
+    sc_encoder_stop(d->encoder);
+    sc_scheduler_free(d->scheduler);
+    sc_stream_free(d->stream);
+    sc_http_free(d->http);
+    sc_hub_destroy(d->hub);
+    sc_access_destroy(d->access);
+    if (d->news >= 0) close(d->news);
+    sc_server_config_free(&d->config);
+}
+
+/* Sleep until it is time to go; the exit status. */
+static int run(struct daemon *d, int signals) {
+    bool told = false;
+    for (;;) {
+        struct pollfd fds[] = {{.fd = signals, .events = POLLIN}, {.fd = d->news, .events = POLLIN}};
+        struct signalfd_siginfo info;
+        uint64_t ignored;
+        if (poll(fds, 2, 1000) < 0 && errno != EINTR) return EXIT_MACHINE;
+        sc_http_tick(d->http);
+        if (read(d->news, &ignored, sizeof ignored) > 0 && atomic_load(&d->failed)) {
+            if (!told) {
+                fprintf(stderr, "sparsecastd: %s\n", d->failure.text);
+                return EXIT_CONFIG;
+            }
+            sd_notifyf(0, "STATUS=device fault: %s\nSTOPPING=1", d->failure.text);
+            return EXIT_FAULT;
+        }
+        if (!told && atomic_load(&d->ready)) {
+            told = true;
+            sd_notify(0, "READY=1\nSTATUS=ready");
+            sc_log(SC_LOG_INFO, "main", "ready url=%s", d->listeners.url);
+        }
+        if (read(signals, &info, sizeof info) == (ssize_t)sizeof info) {
+            sc_log(SC_LOG_INFO, "main", "%s, draining", strsignal((int)info.ssi_signo));
+            return 0;
+        }
+    }
+}
+
+int main(int argc, char **argv) {
+    static struct daemon d = {.news = -1};
+    sc_error err = {0};
+    sigset_t set;
+    uint64_t watchdog_us = 0;
+    int code = 0;
+
+    sc_status rc = sc_server_config_init(&d.config, &err);
+    if (!rc) rc = sc_server_config_args(&d.config, argc, argv, &err);
+    if (!rc && (d.config.help || d.config.version)) {
+        if (d.config.help) sc_server_config_help(stdout);
+        else printf("sparsecastd " SC_VERSION "\n");
+        sc_server_config_free(&d.config);
+        return 0;
+    }
+    if (!rc) rc = sc_server_config_check(&d.config, &err);
+    if (rc) {
+        fprintf(stderr, "sparsecastd: %s\n", err.text);
+        sc_server_config_free(&d.config);
+        return EXIT_CONFIG;
+    }
+    set_log_level(d.config.log_level);
+    find_model(&d);
+    raise_descriptors();
+    sigemptyset(&set);
+    sigaddset(&set, SIGTERM);
+    sigaddset(&set, SIGINT);
+    sigaddset(&set, SIGHUP);
+    sigprocmask(SIG_BLOCK, &set, NULL); /* before any thread: all of them inherit it */
+    signal(SIGPIPE, SIG_IGN);
+    int signals = signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK);
+    if (sd_watchdog_enabled(0, &watchdog_us) > 0) d.watchdog_ns = watchdog_us * 1000;
+
+    if (signals < 0) rc = sc_fail(&err, SC_EIO, "signalfd: %s", strerror(errno));
+    if (!rc) {
+        sd_notify(0, "STATUS=loading the model");
+        rc = start(&d, &err);
+    }
+    if (rc) {
+        fprintf(stderr, "sparsecastd: %s\n", err.text);
+        code = rc == SC_EINVAL ? EXIT_CONFIG : rc == SC_EBUSY ? EXIT_ADDRESS : EXIT_MACHINE;
+    } else {
+        if (d.listeners.url[0]) printf("sparsecastd: open %s in a browser\n", d.listeners.url);
+        if (d.config.unix_path[0]) printf("sparsecastd: serving %s\n", d.config.unix_path);
+        fflush(stdout);
+        code = run(&d, signals);
+    }
+    if (code == EXIT_FAULT) { /* the device is not touched again, not even to be closed: its driver may hang */
+        sc_stream_stop(d.stream, FAULT_MS);
+        sc_log(SC_LOG_ERROR, "main", "device fault, exit status %d", EXIT_FAULT);
+        _exit(EXIT_FAULT);
+    }
+    sd_notify(0, "STOPPING=1\nSTATUS=draining");
+    if (signals >= 0) { /* a second signal means at once */
+        sigprocmask(SIG_UNBLOCK, &set, NULL);
+        close(signals);
+    }
+    stop(&d, 1001, "shutting down", DRAIN_MS);
+    sc_log(SC_LOG_INFO, "main", "stopped, exit status %d", code);
+    return code;
+}
