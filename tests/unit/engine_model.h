@@ -7,6 +7,7 @@
  * of 3 chunks, 3 persistent blocks, 2 steps, pictures of 32 x 32. Weights are f32, or f16 when asked. */
 #ifndef SC_TESTS_ENGINE_MODEL_H
 #define SC_TESTS_ENGINE_MODEL_H
+#include "base/log.h"
 #include "engine/internal.h"
 
 #include <setjmp.h>
@@ -280,6 +281,7 @@ static inline tiny_model *tiny_build(const tiny_shape *s) {
     tiny_model *m = calloc(1, sizeof *m);
     assert_non_null(m);
     tiny_state = 20240607;
+    sc_log_set_level(SC_LOG_ERROR);
     m->shape = *s;
     m->dit.odd = m->text.odd = m->decoder.odd = s->odd_header;
     tiny_config(m);
