@@ -10,7 +10,9 @@
  *
  * Order. A shared step is one page that all warpgroups read: one stage, GROUP times the use. Of the other steps each warpgroup
  * has its own: GROUP stages in turn. So every side can compute which stage comes next, and the ring needs no other message than
- * the page's age and length (`note`). Per page and warpgroup:
+ * the page's age and length (`note`). Copies land in any order, and a parity only tells neighbouring phases apart: a warpgroup may wait
+ * for a stage only on a barrier of which it has seen every phase. Hence a set of barriers for each reader and one for shared stages;
+ * a reader counts phases in a bit a stage. Per page and warpgroup:
  *     wait K -> S = q K^T -> give K back -> softmax in base 2, P to registers -> wait V -> O += P V -> give V back
  * The warpgroups run unsynchronised: while one is in its softmax the others' products keep the tensor cores busy.
  *
@@ -34,7 +36,7 @@ enum { GROUP = SC_ATT_GROUP, STAGES = 7, HALF = 8192, TILE = 2 * HALF, THREADS =
 
 struct ring {
     unsigned char k[STAGES][TILE], v[STAGES][TILE]; /* [halves of 64 channels][64 rows][128 bytes] */
-    uint64_t k_full[STAGES], k_empty[STAGES], v_full[STAGES], v_empty[STAGES];
+    uint64_t k_full[GROUP + 1][STAGES], v_full[GROUP + 1][STAGES], k_empty[STAGES], v_empty[STAGES]; /* full: by reader, GROUP = all */
     int note[STAGES]; /* age << 7 | rows */
 };
 enum { SMEM_BYTES = sizeof(ring) + 1024 };
@@ -106,16 +108,18 @@ static __device__ void produce(const sc_att_params &p, ring &r, const CUtensorMa
                 const int page = __shfl_sync(~0u, now.x, i), note = __shfl_sync(~0u, now.y, i);
                 if (lane == 0) {
                     const int s = n % STAGES, parity = ((n / STAGES) & 1) ^ 1, y = page * p.page_rows;
+                    const int reader = base + i < shared ? GROUP : (base + i - shared) % GROUP;
+                    const uint32_t k_full = smem_u32(&r.k_full[reader][s]), v_full = smem_u32(&r.v_full[reader][s]);
                     const uint32_t k = smem_u32(r.k[s]), v = smem_u32(r.v[s]);
                     barrier_wait(smem_u32(&r.k_empty[s]), parity);
                     r.note[s] = note;
-                    barrier_expect(smem_u32(&r.k_full[s]), bytes);
-                    copy_2d(k, k_map, 0, y, smem_u32(&r.k_full[s]));
-                    copy_2d(k + HALF, k_map, 64, y, smem_u32(&r.k_full[s]));
+                    barrier_expect(k_full, bytes);
+                    copy_2d(k, k_map, 0, y, k_full);
+                    copy_2d(k + HALF, k_map, 64, y, k_full);
                     barrier_wait(smem_u32(&r.v_empty[s]), parity);
-                    barrier_expect(smem_u32(&r.v_full[s]), bytes);
-                    copy_2d(v, v_map, 0, y, smem_u32(&r.v_full[s]));
-                    copy_2d(v + HALF, v_map, 64, y, smem_u32(&r.v_full[s]));
+                    barrier_expect(v_full, bytes);
+                    copy_2d(v, v_map, 0, y, v_full);
+                    copy_2d(v + HALF, v_map, 64, y, v_full);
                 }
                 __syncwarp();
             }
@@ -151,7 +155,8 @@ static __device__ __forceinline__ void load_q(uint32_t (&q)[8][4], const T *row0
 template <typename T> static __device__ void consume(const sc_att_params &p, ring &r, int member) {
     const int warp = (threadIdx.x >> 5) & 3, lane = threadIdx.x & 31, g = lane >> 2, t = lane & 3;
     const float scale = p.scale_log2;
-    uint32_t n = 0;
+    int next = 0;         /* stage of the step */
+    uint32_t phases = 0; /* parity of the phase that comes next: a bit for each shared stage, then for each own */
     walk work(p);
     piece w;
     while (work.next(p, &w)) {
@@ -170,11 +175,12 @@ template <typename T> static __device__ void consume(const sc_att_params &p, rin
 
         for (int step = w.begin; step < w.end; step++) {
             const bool mine = step >= shared; /* a page that no other warpgroup reads */
-            const uint32_t at = mine ? n + member : n;
-            const int stage = at % STAGES, parity = (at / STAGES) & 1, uses = mine ? GROUP : 1;
-            n += mine ? GROUP : 1;
+            const int at = mine ? next + member : next, stage = at < STAGES ? at : at - STAGES, uses = mine ? GROUP : 1, reader = mine ? member : GROUP;
+            const int bit = mine ? STAGES + stage : stage, parity = (phases >> bit) & 1;
+            next = next + uses < STAGES ? next + uses : next + uses - STAGES;
+            phases ^= 1u << bit;
 
-            barrier_wait(smem_u32(&r.k_full[stage]), parity);
+            barrier_wait(smem_u32(&r.k_full[reader][stage]), parity);
             const int note = r.note[stage], length = note & 127;
             if (note >> 7 != age) {
                 age = note >> 7;
@@ -226,7 +232,7 @@ template <typename T> static __device__ void consume(const sc_att_params &p, rin
                 pr[i >> 3][((i >> 1) & 2) + 1] = sc::pack2<T>(e2, e3);
             }
 
-            barrier_wait(smem_u32(&r.v_full[stage]), parity);
+            barrier_wait(smem_u32(&r.v_full[reader][stage]), parity);
             const uint64_t v = tile_desc(smem_u32(r.v[stage]), HALF);
             wgmma_fence();
 #pragma unroll
@@ -271,8 +277,10 @@ attention_kernel(const __grid_constant__ sc_att_params p, const __grid_constant_
         prefetch_map(&k_map);
         prefetch_map(&v_map);
         for (int s = 0; s < STAGES; s++) {
-            barrier_init(smem_u32(&r.k_full[s]), 1);
-            barrier_init(smem_u32(&r.v_full[s]), 1);
+            for (int reader = 0; reader <= GROUP; reader++) {
+                barrier_init(smem_u32(&r.k_full[reader][s]), 1);
+                barrier_init(smem_u32(&r.v_full[reader][s]), 1);
+            }
             barrier_init(smem_u32(&r.k_empty[s]), 4 * GROUP);
             barrier_init(smem_u32(&r.v_empty[s]), 4 * GROUP);
         }

@@ -180,8 +180,9 @@ template <class T, bool TEXT> __global__ static void __launch_bounds__(MHA_THREA
 
 template <class T, bool TEXT> static void mha_plain_launch(const mha_args *a, int dim, int heads, int seqs, cudaStream_t stream) {
     int most = 0;
+    /* 3 more: the compiler reads the last logits four at a time */
     for (int s = 0; s < seqs; s++) most = a->n[s] > most ? a->n[s] : most;
-    mha_plain_kernel<T, TEXT><<<dim3(a->tokens, heads, seqs), MHA_THREADS, most * sizeof(float), stream>>>(*a, dim);
+    mha_plain_kernel<T, TEXT><<<dim3(a->tokens, heads, seqs), MHA_THREADS, (most + 3) * sizeof(float), stream>>>(*a, dim);
 }
 
 template <class T, int D, bool TEXT> static void mha_launch(const mha_args *a, int heads, int seqs, cudaStream_t stream) {
