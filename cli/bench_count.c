@@ -1,5 +1,6 @@
 /* bench_count.c - see bench_count.h. */
 #include "cli/bench_count.h"
+#include "engine/tae.h"
 
 #include <stdio.h>
 

@@ -76,9 +76,7 @@ static sc_status load_parts(sc_engine *e, const char *dir, sc_error *err) {
     TRY(open_set(&e->decoder_tensors, dir, decoder, 1, err));
     TRY(name_files(sc_dit_load(&e->dit, e->dev, e->dit_tensors, "", &dit, err), dir, e->cfg.dit_files, c->dit_file_count, err));
     TRY(name_files(sc_t5_load(&e->t5, e->dev, e->text_tensors, "", &t5, err), dir, e->cfg.text_files, c->text_file_count, err));
-    if (c->decoder.kind != SC_DECODER_TAEHV) { rc = sc_fail(err, SC_EINVAL, "%s/config.json: decoder.kind: this version decodes with TAEHV models only", dir); goto cleanup; }
-    const sc_tae_shape tae = sc_tae_published(c->decoder.z, c->decoder.patch, c->latent_h, c->latent_w, c->chunk_frames);
-    TRY(name_files(sc_tae_load(&e->tae, e->dev, e->decoder_tensors, "", &tae, err), dir, decoder, 1, err));
+    TRY(name_files(sc_decoder_open(&e->decoder, e->dev, e->decoder_tensors, c, err), dir, decoder, 1, err));
     if (e->dit->pos && e->dit->pos_rows != (c->latent_h / dit.patch_h) * (c->latent_w / dit.patch_w))
         rc = name_files(sc_fail(err, SC_EINVAL, "tensor pos_embedding: %lld rows, a latent frame has %d tokens", (long long)e->dit->pos_rows,
                                 (c->latent_h / dit.patch_h) * (c->latent_w / dit.patch_w)), dir, e->cfg.dit_files, c->dit_file_count, err);
@@ -159,8 +157,9 @@ static sc_status plan_memory(sc_engine *e, const char *dir, sc_error *err) {
     e->latent_count = (size_t)c->dit.in_ch * (size_t)c->chunk_frames * (size_t)(c->latent_h * c->latent_w);
     TRY(ops->alloc(e->dev, (void **)&e->noise, e->latent_count * 4, err));
     if (!(e->check = malloc(e->latent_count * 4))) rc = sc_fail(err, SC_ENOMEM, "engine: out of memory");
-    e->info.session_bytes = (size_t)e->pages_per_session * (2 * page + (size_t)e->pages.head_dim * 4 + sizeof(sc_kv_slot)) + 4 * e->latent_count * 4;
-    e->info.work_bytes = e->work->bytes + sc_tae_work_bytes(e->tae);
+    e->info.session_bytes = (size_t)e->pages_per_session * (2 * page + (size_t)e->pages.head_dim * 4 + sizeof(sc_kv_slot)) + 4 * e->latent_count * 4 +
+                            sc_decoder_state_bytes(e->decoder);
+    e->info.work_bytes = e->work->bytes + sc_decoder_work_bytes(e->decoder);
 cleanup:
     return rc;
 }
@@ -168,7 +167,7 @@ cleanup:
 static void describe(sc_engine *e) {
     sc_model_info *i = &e->info;
     const sc_config *c = &e->cfg;
-    const int scale = sc_tae_scale(e->tae), time = sc_tae_time_scale(e->tae);
+    const int scale = sc_decoder_scale(e->decoder), time = sc_decoder_time_scale(e->decoder);
     const sc_tensors *sets[] = {e->dit_tensors, e->text_tensors, e->decoder_tensors};
 
     snprintf(i->name, sizeof i->name, "%s", c->name);
@@ -178,7 +177,7 @@ static void describe(sc_engine *e) {
     i->fps = c->fps;
     i->latent_frames = c->chunk_frames;
     i->frames_chunk = c->chunk_frames * time;
-    i->frames_first = i->frames_chunk - sc_tae_startup(e->tae);
+    i->frames_first = i->frames_chunk - sc_decoder_startup(e->decoder);
     i->steps = c->step_count;
     i->max_sessions = e->max_sessions;
     i->frame_bytes = (size_t)i->width * (size_t)i->height * 3 / 2;
@@ -224,7 +223,7 @@ void sc_engine_close(sc_engine *e) {
         sc_prompt_cache_clear(e);
         sc_work_free(e->work, e->dev);
         sc_layout_free(e->layout, e->dev);
-        sc_tae_close(e->tae);
+        sc_decoder_close(e->decoder);
         sc_dit_close(e->dit);
         sc_t5_close(e->t5);
         for (size_t i = 0; i < sizeof p / sizeof *p; i++) ops->release(e->dev, p[i]);
@@ -308,7 +307,7 @@ static sc_status run_decode(sc_engine *e, sc_session *s, sc_error *err) {
             sc_fail(&s->error, SC_EINVAL, "chunk %llu: the model's output is not finite", (unsigned long long)s->chunk);
             return SC_OK;
         }
-    if ((rc = sc_tae_decode(e->tae, &s->tae, s->x, e->cfg.chunk_frames, false, true, NULL, s->pixels, &count, NULL, NULL, err))) return rc;
+    if ((rc = sc_decoder_run(e->decoder, s->decoder, s->x, e->cfg.chunk_frames, NULL, s->pixels, &count, err))) return rc;
     if ((rc = ops->download(e->dev, s->frames, s->pixels, (size_t)count * e->info.frame_bytes, err))) return rc;
     s->newest = (sc_frames){.chunk = s->chunk, .first_frame = s->frames_made, .count = count, .width = e->info.width, .height = e->info.height,
                             .prompt_seq = s->prompt_seq, .first_of_prompt = s->fresh_prompt, .data = s->frames, .frame_bytes = e->info.frame_bytes};

@@ -2,10 +2,10 @@
 #ifndef SC_ENGINE_INTERNAL_H
 #define SC_ENGINE_INTERNAL_H
 #include "engine/config.h"
+#include "engine/decoder.h"
 #include "engine/engine.h"
 #include "engine/kv_memory.h"
 #include "engine/schedule.h"
-#include "engine/tae.h"
 #include "engine/text_encoder.h"
 #include "engine/tokenizer.h"
 #include "engine/transformer.h"
@@ -30,7 +30,7 @@ struct sc_engine {
     sc_tokenizer *tokenizer;
     sc_t5 *t5;
     sc_dit *dit;
-    sc_tae *tae;
+    sc_decoder *decoder;
     sc_layout *layout;
     sc_work *work;
     sc_schedule schedule;
@@ -60,7 +60,7 @@ struct sc_session {
     float *x, *flow;       /* device, latent of the chunk; x is x0 after the last step */
     float *past;           /* device [window_chunks - 1][latent_count]: clean latents of the window, newest last, for recache */
     int past_count;
-    sc_tae_state tae;
+    sc_decoder_state *decoder;
     uint8_t *pixels, *frames; /* device, host: I420 */
     sc_frames newest;
     uint64_t frames_made;

@@ -47,7 +47,7 @@ sc_status sc_session_create(sc_engine *e, uint64_t seed, const char *prompt, siz
     TRY(ops->alloc(e->dev, (void **)&s->flow, latent, err));
     if (e->rule.pbsa && e->rule.window_chunks > 1) TRY(ops->alloc(e->dev, (void **)&s->past, latent * (size_t)(e->rule.window_chunks - 1), err));
     TRY(ops->alloc(e->dev, (void **)&s->pixels, pixels, err));
-    TRY(sc_tae_state_init(e->tae, &s->tae, err));
+    TRY(sc_decoder_state_create(e->decoder, &s->decoder, err));
     if (!(s->frames = malloc(pixels))) { rc = sc_fail(err, SC_ENOMEM, "session: out of memory"); goto cleanup; }
     *out = s;
     s = NULL;
@@ -63,7 +63,7 @@ void sc_session_destroy(sc_session *s) {
     e->taken[s->place] = false;
     for (size_t i = 0; i < sizeof p / sizeof *p; i++) e->dev->ops->release(e->dev, p[i]);
     sc_kv_free(&s->memory);
-    sc_tae_state_free(e->tae, &s->tae);
+    sc_decoder_state_destroy(e->decoder, s->decoder);
     if (s->blend.kv) sc_cross_free(e->dit, &s->blend);
     sc_prompt_drop(e, s->prompt);
     sc_prompt_drop(e, s->next_prompt);

@@ -179,6 +179,12 @@ static size_t past_bytes(const sc_tae *t, int i) {
     return (size_t)(h * w) * (size_t)t->level[i].width * sc_act_bytes(t->dev);
 }
 
+size_t sc_tae_state_bytes(const sc_tae *t) {
+    size_t bytes = 0;
+    for (int i = 0; i < SC_TAE_LEVELS; i++) bytes += SC_TAE_BLOCKS * past_bytes(t, i);
+    return bytes;
+}
+
 sc_status sc_tae_state_init(const sc_tae *t, sc_tae_state *s, sc_error *err) {
     sc_tae_state_free(t, s);
     for (int i = 0; i < SC_TAE_LEVELS * SC_TAE_BLOCKS; i++) {

@@ -37,6 +37,7 @@ int sc_tae_scale(const sc_tae *t);       /* pixels per latent row */
 int sc_tae_time_scale(const sc_tae *t);  /* frames per latent frame (4) */
 int sc_tae_startup(const sc_tae *t);     /* frames dropped once per stream (3) */
 size_t sc_tae_work_bytes(const sc_tae *t);
+size_t sc_tae_state_bytes(const sc_tae *t);
 
 sc_status sc_tae_state_init(const sc_tae *t, sc_tae_state *s, sc_error *err); /* zeros; again: resets in place */
 void sc_tae_state_free(const sc_tae *t, sc_tae_state *s);

@@ -1,0 +1,33 @@
+/* decoder.h - what the engine knows of a decoder: latents in, pictures out, a state for each stream. Two kinds, config.json says which:
+ * a TAEHV (tae.h) or the Wan 2.1 VAE (vae.h).
+ *
+ * Either way a latent frame becomes time_scale frames, and a stream begins with time_scale - 1 fewer.
+ * Thread: engine. */
+#ifndef SC_ENGINE_DECODER_H
+#define SC_ENGINE_DECODER_H
+#include "engine/config.h"
+#include "engine/safetensors.h"
+#include "kernels/ops.h"
+
+typedef struct sc_decoder sc_decoder;
+typedef struct sc_decoder_state sc_decoder_state; /* what is remembered of one stream */
+
+/* The decoder that `config` describes, from `set`. Errors: SC_EINVAL, SC_ENOTFOUND (the text names the tensor, or says that the device
+ * cannot run this kind), SC_ENOMEM, SC_EGPU. *out is NULL after one. */
+sc_status sc_decoder_open(sc_decoder **out, sc_device *dev, const sc_tensors *set, const sc_config *config, sc_error *err);
+void sc_decoder_close(sc_decoder *d); /* NULL is fine */
+
+int sc_decoder_scale(const sc_decoder *d);      /* pixels per latent row (8) */
+int sc_decoder_time_scale(const sc_decoder *d); /* frames per latent frame (4) */
+int sc_decoder_startup(const sc_decoder *d);    /* frames that the first chunk of a stream has fewer (3) */
+size_t sc_decoder_work_bytes(const sc_decoder *d);
+size_t sc_decoder_state_bytes(const sc_decoder *d);
+
+sc_status sc_decoder_state_create(const sc_decoder *d, sc_decoder_state **out, sc_error *err); /* as before the first latent */
+void sc_decoder_state_destroy(const sc_decoder *d, sc_decoder_state *s);                       /* NULL is fine */
+
+/* latent f32 device [z][frames][h][w], frames at most a chunk. Device, either may be NULL: rgb f32 [n][3][H][W] in 0..1, i420 u8
+ * [n][H*W*3/2]; n = *count = frames * time_scale, less startup when the stream begins. */
+sc_status sc_decoder_run(const sc_decoder *d, sc_decoder_state *s, const float *latent, int frames, float *rgb, uint8_t *i420, int *count, sc_error *err);
+
+#endif
