@@ -10,18 +10,29 @@
 #include <stdlib.h>
 #include <string.h>
 
-static sc_dit_shape shape_of(sc_vectors *v, const cJSON *c) {
+enum { MOST_FRAMES = 64, MOST_STEPS = 64 };
+
+static bool shape_of(sc_vectors *v, const cJSON *c, sc_dit_shape *s) {
     const cJSON *patch = cJSON_GetObjectItemCaseSensitive(c, "patch_size");
-    sc_dit_shape s = {.dim = sc_vectors_int(v, c, "dim", 0), .heads = sc_vectors_int(v, c, "num_heads", 1), .ffn_dim = sc_vectors_int(v, c, "ffn_dim", 0),
-                      .layers = sc_vectors_int(v, c, "num_layers", 0), .text_dim = sc_vectors_int(v, c, "text_dim", 0), .text_len = sc_vectors_int(v, c, "text_len", 0),
-                      .freq_dim = sc_vectors_int(v, c, "freq_dim", 256), .in_ch = sc_vectors_int(v, c, "in_dim", 16), .out_ch = sc_vectors_int(v, c, "out_dim", 16),
-                      .patch_h = 2, .patch_w = 2, .eps = sc_vectors_num(c, "eps", 1e-6)};
-    if (cJSON_GetArraySize(patch) == 3) {
-        s.patch_h = cJSON_GetArrayItem(patch, 1)->valueint;
-        s.patch_w = cJSON_GetArrayItem(patch, 2)->valueint;
+    *s = (sc_dit_shape){.freq_dim = 256, .in_ch = 16, .out_ch = 16, .patch_h = 2, .patch_w = 2, .eps = sc_vectors_num(c, "eps", 1e-6)};
+    const struct { const char *key; int lo, hi; bool optional; int *out; } sizes[] = {
+        {"dim", 1, 65536, false, &s->dim},           {"num_heads", 1, 1024, false, &s->heads},     {"ffn_dim", 1, 262144, false, &s->ffn_dim},
+        {"num_layers", 1, 256, false, &s->layers},   {"text_dim", 1, 65536, false, &s->text_dim},  {"text_len", 1, 4096, false, &s->text_len},
+        {"freq_dim", 2, 65536, true, &s->freq_dim},  {"in_dim", 1, 4096, true, &s->in_ch},         {"out_dim", 1, 4096, true, &s->out_ch}};
+    for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++) {
+        if (sizes[i].optional && !cJSON_HasObjectItem(c, sizes[i].key)) continue;
+        if (!sc_vectors_size(v, c, sizes[i].key, sizes[i].lo, sizes[i].hi, sizes[i].out)) return false;
     }
-    s.head_dim = s.heads > 0 ? s.dim / s.heads : 0;
-    return s;
+    if (cJSON_GetArraySize(patch) == 3) {
+        s->patch_h = cJSON_GetArrayItem(patch, 1)->valueint;
+        s->patch_w = cJSON_GetArrayItem(patch, 2)->valueint;
+    }
+    s->head_dim = s->dim / s->heads;
+    if (s->dim % s->heads || s->head_dim % 2 || s->head_dim < 6 || s->head_dim > 2 * SC_MAX_ROPE_PAIRS || s->patch_h < 1 || s->patch_h > 64 || s->patch_w < 1 || s->patch_w > 64 || s->in_ch != s->out_ch) {
+        sc_fail(&v->err, SC_EINVAL, "%s: metadata: a transformer of %d in %d heads, patch %dx%d, %d to %d channels is not one that runs here", v->path, s->dim, s->heads, s->patch_h, s->patch_w, s->in_ch, s->out_ch);
+        return false;
+    }
+    return true;
 }
 
 /* The file beside this one that has the weights (weights_file), or this one. */
@@ -56,6 +67,10 @@ static bool bench_open(bench *b, sc_vectors *v, const sc_tensors *set, const sc_
     const int rows = h / shape->patch_h, cols = w / shape->patch_w;
     sc_error *e = &v->err;
 
+    if (frames < 1 || frames > MOST_FRAMES || h < 1 || w < 1 || h % shape->patch_h || w % shape->patch_w || rule->window_frames > 4096) {
+        sc_fail(e, SC_EINVAL, "%s: chunks of %d frames of %dx%d, a window of %d: does not fit the model", v->path, frames, h, w, rule->window_frames);
+        return false;
+    }
     *b = (bench){.v = v, .frames = frames, .ch = shape->in_ch, .h = h, .w = w};
     b->latent = (size_t)shape->in_ch * (size_t)frames * (size_t)(h * w);
     if (sc_dit_load(&b->dit, v->dev, set, "w.", shape, e)) return false;
@@ -138,62 +153,65 @@ static void model_tap(void *ctx, sc_tap tap, int layer, const sc_work *w) {
     float *x = malloc(tokens * dim * sizeof *x), *t = malloc(tokens * dim * sizeof *t);
     sc_vectors_get(b->v, x, w->x, tokens * dim, SC_F32);
     if (tap == SC_TAP_OUT) {
-        sc_vectors_check(b->v, "out.a.block0", x);
+        if (sc_vectors_has(b->v, "out.a.block0")) sc_vectors_check_n(b->v, "out.a.block0", x, tokens * dim);
     } else {
         for (size_t i = 0; i < tokens; i++)
             for (size_t d = 0; d < dim; d++) t[d * tokens + i] = x[i * dim + d];
-        sc_vectors_check(b->v, "out.a.patch_embedding", t);
+        if (sc_vectors_has(b->v, "out.a.patch_embedding")) sc_vectors_check_n(b->v, "out.a.patch_embedding", t, tokens * dim);
     }
     free(x);
     free(t);
 }
 
 bool sc_vectors_dit_model(sc_vectors *v) {
-    const sc_dit_shape shape = shape_of(v, v->config);
-    const sc_tensor *x_t = sc_vectors_find(v, "in.a.x");
-    float *prompt = sc_vectors_f32(v, "in.prompt_embeds");
-    const int prompt_len = sc_vectors_int(v, v->config, "prompt_len", 1);
+    sc_dit_shape shape;
+    int prompt_len;
     bench b;
 
+    if (!shape_of(v, v->config, &shape) || !sc_vectors_size(v, v->config, "prompt_len", 1, shape.text_len, &prompt_len)) return false;
+    const sc_tensor *x_t = sc_vectors_find_rank(v, "in.a.x", 5);
+    float *prompt = sc_vectors_f32_n(v, "in.prompt_embeds", (size_t)shape.text_len * (size_t)shape.text_dim);
     if (!x_t || !prompt) return true;
+    if (x_t->shape[0] != 1 || x_t->shape[2] != shape.in_ch || x_t->shape[1] > MOST_FRAMES) { sc_fail(&v->err, SC_EINVAL, "%s: in.a.x: not [1, frames, %d, h, w] with at most %d frames", v->path, shape.in_ch, MOST_FRAMES); return false; }
     const int frames = (int)x_t->shape[1], h = (int)x_t->shape[3], w = (int)x_t->shape[4];
     if (!bench_open(&b, v, v->file, &shape, frames, h, w, &(sc_kv_rule){.window_frames = 2 * frames})) return false;
     if (sc_cross_create(b.dit, prompt, prompt_len, true, &b.cross, &v->err)) return false;
     for (const char *pass = "abcd"; *pass; pass++) {
         char name[32];
         float *x, *t, *e = malloc((size_t)frames * (size_t)shape.dim * 7 * sizeof *e), *e0 = e + (size_t)frames * (size_t)shape.dim;
-        double time[64];
+        double time[MOST_FRAMES];
         snprintf(name, sizeof name, "in.%c.x", *pass);
         if (!sc_vectors_has(v, name)) { free(e); continue; }
-        x = sc_vectors_f32(v, name);
+        x = sc_vectors_f32_n(v, name, b.latent);
         snprintf(name, sizeof name, "in.%c.t", *pass);
-        t = sc_vectors_f32(v, name);
-        for (int f = 0; f < frames && f < 64; f++) time[f] = t[f];
+        t = sc_vectors_f32_n(v, name, (size_t)frames);
+        if (!x || !t) return true;
+        for (int f = 0; f < frames; f++) time[f] = t[f];
         if (*pass == 'c') sc_kv_end(&b.memory); /* a and b are the first chunk, c and d the second */
         if (!bench_times(&b, time, e, e0) || !put_latent(&b, x) || !bench_pass(&b, *pass == 'a' ? model_tap : NULL, &b)) return false;
         if (*pass == 'a') {
             float *text = malloc((size_t)shape.text_len * (size_t)shape.dim * sizeof *text);
-            sc_vectors_check(v, "out.a.time_embedding", e);
-            sc_vectors_check(v, "out.a.time_projection", e0);
             if (sc_dit_text(b.dit, prompt, prompt_len, shape.text_len, text, &v->err)) return false;
-            sc_vectors_check(v, "out.a.text_embedding", text);
+            const struct { const char *name; const float *got; size_t n; } outs[] = {{"out.a.time_embedding", e, (size_t)frames * (size_t)shape.dim},
+                {"out.a.time_projection", e0, (size_t)frames * 6 * (size_t)shape.dim}, {"out.a.text_embedding", text, (size_t)shape.text_len * (size_t)shape.dim}};
+            for (int i = 0; i < 3; i++) if (sc_vectors_has(v, outs[i].name)) sc_vectors_check_n(v, outs[i].name, outs[i].got, outs[i].n);
             free(text);
         }
         get_latent(&b, b.flow, x);
         snprintf(name, sizeof name, "out.%c.flow", *pass);
-        sc_vectors_check(v, name, x);
+        sc_vectors_check_n(v, name, x, b.latent);
         free(x); free(t); free(e);
     }
     /* The long form of the padding: all rows as keys of their own must give the same flow. */
     if (sc_vectors_has(v, "out.a.flow")) {
         float *x = sc_vectors_f32(v, "in.a.x"), *t = sc_vectors_f32(v, "in.a.t");
-        double time[64];
-        for (int f = 0; f < frames && f < 64; f++) time[f] = t[f];
+        double time[MOST_FRAMES];
+        for (int f = 0; f < frames; f++) time[f] = t[f];
         sc_cross_free(b.dit, &b.cross);
         if (sc_cross_create(b.dit, prompt, prompt_len, false, &b.cross, &v->err) || sc_kv_reset(&b.memory, 0, &v->err) || !bench_times(&b, time, NULL, NULL) ||
             !put_latent(&b, x) || !bench_pass(&b, NULL, NULL)) return false;
         get_latent(&b, b.flow, x);
-        sc_vectors_check(v, "out.a.flow", x);
+        sc_vectors_check_n(v, "out.a.flow", x, b.latent);
         free(x); free(t);
     }
     free(prompt);
@@ -206,37 +224,40 @@ bool sc_vectors_dit_model(sc_vectors *v) {
 bool sc_vectors_rollout(sc_vectors *v) {
     cJSON *roll = sc_vectors_meta(v, "rollout");
     const cJSON *hw = cJSON_GetObjectItemCaseSensitive(roll, "latent_hw"), *steps = cJSON_GetObjectItemCaseSensitive(roll, "denoising_step_list");
-    const int frames = sc_vectors_int(v, roll, "chunk_frames", 3), chunks = sc_vectors_int(v, roll, "num_chunks", 0), n_steps = cJSON_GetArraySize(steps);
-    const int window = sc_vectors_int(v, roll, "local_attn_size", -1), sink = sc_vectors_int(v, roll, "sink_size", 0);
-    const sc_dit_shape shape = shape_of(v, v->config);
-    const sc_kv_rule rule = {.window_frames = window < 0 ? frames * chunks : window, .sink_frames = sink};
-    float *noise = sc_vectors_f32(v, "in.noise"), *renoise = sc_vectors_f32(v, "in.renoise"), *prompt = sc_vectors_f32(v, "in.prompt_embeds");
+    const int n_steps = cJSON_GetArraySize(steps), window = sc_vectors_int(v, roll, "local_attn_size", -1), sink = sc_vectors_int(v, roll, "sink_size", 0);
+    int frames, chunks, prompt_len;
+    sc_dit_shape shape;
     sc_tensors *opened;
     const sc_tensors *set = weights(v, &opened);
     sc_schedule schedule;
-    double t[64];
-    float warped[64];
+    double t[MOST_STEPS];
+    float warped[MOST_STEPS];
     bench b;
 
-    if (!set) return false;
-    if (!noise || !renoise || !prompt || cJSON_GetArraySize(hw) != 2 || n_steps < 1 || n_steps > 60) { sc_fail(&v->err, SC_EINVAL, "%s: rollout: metadata does not fit", v->path); return false; }
+    if (!set || !shape_of(v, v->config, &shape) || !sc_vectors_size(v, roll, "chunk_frames", 1, MOST_FRAMES, &frames) || !sc_vectors_size(v, roll, "num_chunks", 1, 1024, &chunks) ||
+        !sc_vectors_size(v, roll, "prompt_len", 1, shape.text_len, &prompt_len)) return false;
+    if (cJSON_GetArraySize(hw) != 2 || n_steps < 1 || n_steps > MOST_STEPS || sink < 0 || window == 0) { sc_fail(&v->err, SC_EINVAL, "%s: rollout: metadata does not fit", v->path); return false; }
+    const sc_kv_rule rule = {.window_frames = window < 0 ? frames * chunks : window, .sink_frames = sink};
     if (!bench_open(&b, v, set, &shape, frames, cJSON_GetArrayItem(hw, 0)->valueint, cJSON_GetArrayItem(hw, 1)->valueint, &rule)) return false;
-    if (sc_cross_create(b.dit, prompt, sc_vectors_int(v, roll, "prompt_len", 1), true, &b.cross, &v->err)) return false;
+    const size_t mid = (size_t)(n_steps - 1);
+    float *noise = sc_vectors_f32_n(v, "in.noise", b.latent * (size_t)chunks), *prompt = sc_vectors_f32_n(v, "in.prompt_embeds", (size_t)shape.text_len * (size_t)shape.text_dim);
+    float *renoise = mid ? sc_vectors_f32_n(v, "in.renoise", b.latent * (size_t)chunks * mid) : NULL;
+    const sc_tensor *cache_t = sc_vectors_find_rank(v, "out.cache_frames", 2);
+    if (!noise || !prompt || (mid && !renoise) || !cache_t) return true;
+    if (sc_cross_create(b.dit, prompt, prompt_len, true, &b.cross, &v->err)) return false;
     sc_schedule_init(&schedule, sc_vectors_num(roll, "shift", 5.0), false);
     for (int i = 0; i < n_steps; i++) warped[i] = (float)(t[i] = sc_schedule_warp(&schedule, cJSON_GetArrayItem(steps, i)->valueint));
-    sc_vectors_check(v, "out.timesteps", warped);
+    sc_vectors_check_n(v, "out.timesteps", warped, (size_t)n_steps);
 
-    const size_t mid = (size_t)(n_steps - 1);
     float *x0 = malloc(b.latent * (size_t)chunks * (mid + 1) * sizeof *x0), *latents = malloc(b.latent * (size_t)chunks * sizeof *latents);
-    const sc_tensor *cache_t = sc_vectors_find(v, "out.cache_frames");
     int32_t *cache = malloc((size_t)cache_t->count * sizeof *cache), *evicted = malloc((size_t)(chunks * frames) * sizeof *evicted);
     float *x0_dev, *noise_dev;
     if (v->dev->ops->alloc(v->dev, (void **)&x0_dev, b.latent * 4, &v->err)) return false;
     for (int i = 0; i < chunks * frames; i++) evicted[i] = -1;
     for (int64_t i = 0; i < cache_t->count; i++) cache[i] = -1;
     for (int c = 0; c < chunks; c++) {
-        double per_frame[64];
-        int64_t before[1024];
+        double per_frame[MOST_FRAMES];
+        int64_t before[4096];
         const int had = b.memory.frames;
         memcpy(before, b.memory.frame, (size_t)had * sizeof *before);
         if (!put_latent(&b, noise + (size_t)c * b.latent)) return false;
@@ -257,7 +278,7 @@ bool sc_vectors_rollout(sc_vectors *v) {
             v->dev->ops->release(v->dev, noise_dev);
             free(nz);
         }
-        for (int f = 0; f < b.memory.frames && f < (int)cache_t->shape[1]; f++) cache[c * cache_t->shape[1] + f] = (int32_t)b.memory.frame[f];
+        for (int f = 0; f < b.memory.frames && c < (int)cache_t->shape[0] && f < (int)cache_t->shape[1]; f++) cache[c * cache_t->shape[1] + f] = (int32_t)b.memory.frame[f];
         for (int i = 0, out = 0; i < had; i++) {
             bool kept = false;
             for (int f = 0; f < b.memory.frames; f++) kept = kept || b.memory.frame[f] == before[i];
@@ -265,10 +286,10 @@ bool sc_vectors_rollout(sc_vectors *v) {
         }
         sc_kv_end(&b.memory);
     }
-    sc_vectors_check(v, "out.x0_steps", x0);
-    sc_vectors_check(v, "out.latents", latents);
-    sc_vectors_check_ints(v, "out.cache_frames", cache);
-    sc_vectors_check_ints(v, "out.evicted_frames", evicted);
+    if (mid || sc_vectors_has(v, "out.x0_steps")) sc_vectors_check_n(v, "out.x0_steps", x0, b.latent * (size_t)chunks * mid);
+    sc_vectors_check_n(v, "out.latents", latents, b.latent * (size_t)chunks);
+    sc_vectors_check_ints_n(v, "out.cache_frames", cache, (size_t)chunks * (size_t)cache_t->shape[1]);
+    sc_vectors_check_ints_n(v, "out.evicted_frames", evicted, (size_t)(chunks * frames));
     v->dev->ops->release(v->dev, x0_dev);
     free(x0); free(latents); free(cache); free(evicted); free(noise); free(renoise); free(prompt);
     bench_close(&b);
@@ -294,7 +315,7 @@ static void turn(float *x, size_t rows, int head_dim, const sc_layout *l, double
 static void look(sc_vectors *v, const char *name, const void *x, size_t n, sc_dtype type) {
     float *host = malloc(n * sizeof *host);
     sc_vectors_get(v, host, x, n, type);
-    sc_vectors_check(v, name, host);
+    if (sc_vectors_has(v, name) || !strcmp(name, "out.x")) sc_vectors_check_n(v, name, host, n);
     free(host);
 }
 
@@ -328,26 +349,31 @@ static bool fill_cache(bench *b, const float *k, const float *val, int cached, i
 
 bool sc_vectors_dit_block(sc_vectors *v) {
     const cJSON *c = v->config, *grid = cJSON_GetObjectItemCaseSensitive(c, "chunk_grid");
-    const int index = sc_vectors_int(v, c, "block_index", 0), cached = sc_vectors_int(v, c, "cached_frames", 0), start = sc_vectors_int(v, c, "start_frame", 0);
-    const int context_len = sc_vectors_int(v, c, "context_len", 1);
+    int index = 0, cached, start, context_len;
     sc_tensors *opened;
     const sc_tensors *set = weights(v, &opened);
     cJSON *model = set && sc_tensors_metadata(set, "config") ? cJSON_Parse(sc_tensors_metadata(set, "config")) : NULL;
     bench b;
 
-    if (!set) return false;
+    if (!set || !sc_vectors_size(v, c, "block_index", 0, 255, &index) || !sc_vectors_size(v, c, "cached_frames", 0, 2048, &cached) ||
+        !sc_vectors_size(v, c, "start_frame", 0, 1 << 20, &start) || !sc_vectors_size(v, c, "context_len", 1, 4096, &context_len)) return false;
     if (!model || cJSON_GetArraySize(grid) != 3) { sc_fail(&v->err, SC_EINVAL, "%s: dit_block: metadata does not fit", v->path); return false; }
-    const sc_dit_shape shape = shape_of(v, model);
+    sc_dit_shape shape;
+    if (!shape_of(v, model, &shape)) return false;
     const int frames = cJSON_GetArrayItem(grid, 0)->valueint, rows = cJSON_GetArrayItem(grid, 1)->valueint, cols = cJSON_GetArrayItem(grid, 2)->valueint;
-    if (index < 0 || index >= shape.layers || !bench_open(&b, v, set, &shape, frames, rows * shape.patch_h, cols * shape.patch_w, &(sc_kv_rule){.window_frames = cached + frames})) return false;
+    if (index >= shape.layers || rows < 1 || rows > 4096 || cols < 1 || cols > 4096) { sc_fail(&v->err, SC_EINVAL, "%s: dit_block: block_index or chunk_grid does not fit", v->path); return false; }
+    if (!bench_open(&b, v, set, &shape, frames, rows * shape.patch_h, cols * shape.patch_w, &(sc_kv_rule){.window_frames = cached + frames})) return false;
     const int m = b.layout->tokens, dim = shape.dim, heads = shape.heads, d = shape.head_dim;
     const size_t md = (size_t)m * (size_t)dim;
     const float eps = (float)shape.eps;
     const sc_dit_layer *l = &b.dit->layer[index];
     const sc_ops *ops = v->dev->ops;
     const sc_dtype act = v->dev->act;
-    float *x_host = sc_vectors_f32(v, "in.x"), *e = sc_vectors_f32(v, "in.e"), *context = sc_vectors_f32(v, "in.context"), *ck = sc_vectors_f32(v, "in.cache_k"), *cv = sc_vectors_f32(v, "in.cache_v");
-    if (!x_host || !e || !context || !ck || !cv || !fill_cache(&b, ck, cv, cached, start)) return false;
+    const size_t cache_n = (size_t)cached * (size_t)(rows * cols) * (size_t)dim;
+    float *x_host = sc_vectors_f32_n(v, "in.x", md), *e = sc_vectors_f32_n(v, "in.e", (size_t)frames * 6 * (size_t)dim), *context = sc_vectors_f32_n(v, "in.context", (size_t)context_len * (size_t)dim);
+    float *ck = sc_vectors_f32_n(v, "in.cache_k", cache_n), *cv = sc_vectors_f32_n(v, "in.cache_v", cache_n);
+    if (!x_host || !e || !context || !ck || !cv) return true;
+    if (!fill_cache(&b, ck, cv, cached, start)) return false;
 
     for (int f = 0; f < frames; f++)
         for (int i = 0; i < 6 * dim; i++) e[(size_t)f * 6 * (size_t)dim + (size_t)i] += l->modulation[i];
@@ -384,13 +410,13 @@ bool sc_vectors_dit_block(sc_vectors *v) {
     float *host = malloc(3 * md * sizeof *host), *packed = malloc(md * sizeof *packed);
     sc_vectors_get(v, host, w->qkv, 3 * md, w->qkv_type);
     for (int i = 0; i < m; i++) memcpy(packed + (size_t)i * (size_t)dim, host + ((size_t)i * 3 + 2) * (size_t)dim, (size_t)dim * 4);
-    sc_vectors_check(v, "out.v", packed);
+    sc_vectors_check_n(v, "out.v", packed, md);
     DO(ops->qkv(v->dev, &qkv, &v->err));
     sc_vectors_get(v, host, w->q, md, act); /* [heads][tokens][d] */
     for (int h = 0; h < heads; h++)
         for (int i = 0; i < m; i++) memcpy(packed + ((size_t)i * (size_t)heads + (size_t)h) * (size_t)d, host + ((size_t)h * (size_t)m + (size_t)i) * (size_t)d, (size_t)d * 4);
     turn(packed, (size_t)m * (size_t)heads, d, b.layout, start);
-    sc_vectors_check(v, "out.q_rope", packed);
+    sc_vectors_check_n(v, "out.q_rope", packed, md);
     float *pages = malloc((size_t)b.pages.pages * (size_t)(b.pages.page_rows * d) * sizeof *pages);
     sc_vectors_get(v, pages, b.pages.k, (size_t)b.pages.pages * (size_t)(b.pages.page_rows * d), act);
     const int blocks = b.layout->blocks.blocks;
@@ -400,7 +426,7 @@ bool sc_vectors_dit_block(sc_vectors *v) {
                 memcpy(packed + ((size_t)t * (size_t)heads + (size_t)h) * (size_t)d,
                        pages + ((size_t)(h * b.memory.slots + b.memory.slots - blocks + blk) * (size_t)b.pages.page_rows + (size_t)(t - b.layout->start_host[blk])) * (size_t)d, (size_t)d * 4);
     turn(packed, (size_t)m * (size_t)heads, d, b.layout, start);
-    sc_vectors_check(v, "out.k_rope", packed);
+    sc_vectors_check_n(v, "out.k_rope", packed, md);
     DO(ops->attention(v->dev, &att, &v->err));
     look(v, "out.self_attn_heads", w->heads_out, md, act);
     DO(ops->linear(v->dev, &(sc_linear_args){.w = l->o, .x = w->heads_out, .out = f32, .out_type = SC_F32, .m = m}, &v->err));

@@ -154,25 +154,40 @@ static void gradients(const pbsa_case *c, const int32_t *selected, const float *
     free(row);
 }
 
+/* A tensor of row numbers, each checked to be below `rows`. */
+static int32_t *row_list(sc_vectors *v, const char *name, size_t rows) {
+    const sc_tensor *t = sc_vectors_find(v, name);
+    int32_t *list = t ? sc_vectors_i32(v, name) : NULL;
+    for (int64_t i = 0; list && i < t->count; i++)
+        if (list[i] < 0 || (size_t)list[i] >= rows) {
+            sc_vectors_check_ints_n(v, name, list, (size_t)t->count + 1); /* said as what it is: a list that does not fit */
+            free(list);
+            return NULL;
+        }
+    return list;
+}
+
 static void check_gradients(sc_vectors *v, const pbsa_case *c, const int32_t *selected) {
-    float *dout = sc_vectors_f32(v, "in.dout");
-    int32_t *rows = sc_vectors_i32(v, "out.a.kv_rows");
+    const size_t qn = (size_t)(c->heads * c->queries * c->block * c->d);
+    float *dout = sc_vectors_f32_n(v, "in.dout", qn);
     const sc_tensor *rows_t = sc_vectors_find(v, "out.a.kv_rows");
+    int32_t *rows = rows_t ? row_list(v, "out.a.kv_rows", c->kv_rows) : NULL;
     if (!dout || !rows) return;
-    const size_t qn = (size_t)(c->heads * c->queries * c->block * c->d), kn = (size_t)c->heads * c->kv_rows * (size_t)c->d, d = (size_t)c->d;
+    const size_t kn = (size_t)c->heads * c->kv_rows * (size_t)c->d, d = (size_t)c->d;
     const size_t blocks = c->kv_rows / (size_t)c->block, count = (size_t)rows_t->count;
     double *grad[3] = {calloc(qn, 8), calloc(kn, 8), calloc(kn, 8)};
-    float *out = malloc((qn > kn ? qn : kn) * sizeof *out);
+    const size_t most = (size_t)c->heads * count * d;
+    float *out = malloc((qn > kn ? qn > most ? qn : most : kn > most ? kn : most) * sizeof *out);
     const double half_rel = v->rel;
     if (v->half) v->rel = 2e-2;
     gradients(c, selected, dout, grad[0], grad[1], grad[2]);
     for (size_t i = 0; i < qn; i++) out[i] = (float)grad[0][i];
-    sc_vectors_check(v, "out.a.dq", out);
+    sc_vectors_check_n(v, "out.a.dq", out, qn);
     for (int which = 1; which < 3; which++) {
         for (size_t h = 0; h < (size_t)c->heads; h++)
             for (size_t r = 0; r < count; r++)
                 for (size_t x = 0; x < d; x++) out[(h * count + r) * d + x] = (float)grad[which][(h * c->kv_rows + (size_t)rows[r]) * d + x];
-        sc_vectors_check(v, which == 1 ? "out.a.dk_rows" : "out.a.dv_rows", out);
+        sc_vectors_check_n(v, which == 1 ? "out.a.dk_rows" : "out.a.dv_rows", out, (size_t)c->heads * count * d);
         for (size_t h = 0; h < (size_t)c->heads; h++)
             for (size_t b = 0; b < blocks; b++)
                 for (size_t x = 0; x < d; x++) {
@@ -180,7 +195,7 @@ static void check_gradients(sc_vectors *v, const pbsa_case *c, const int32_t *se
                     for (size_t t = 0; t < (size_t)c->block; t++) sum += grad[which][(h * c->kv_rows + b * (size_t)c->block + t) * d + x];
                     out[(h * blocks + b) * d + x] = (float)sum;
                 }
-        sc_vectors_check(v, which == 1 ? "out.a.dk_blocksum" : "out.a.dv_blocksum", out);
+        sc_vectors_check_n(v, which == 1 ? "out.a.dk_blocksum" : "out.a.dv_blocksum", out, (size_t)c->heads * blocks * d);
     }
     v->rel = half_rel;
     for (int i = 0; i < 3; i++) free(grad[i]);
@@ -192,25 +207,27 @@ static void check_gradients(sc_vectors *v, const pbsa_case *c, const int32_t *se
 static void check_case(sc_vectors *v, const pbsa_case *c, const pbsa_result *r) {
     char name[48];
     const size_t d = (size_t)c->d;
-    const struct { const char *key; const float *f; const int32_t *i; } outs[] = {{"S", r->score, NULL}, {"score", c->capacity ? r->mass : NULL, NULL}, {"selected", NULL, r->selected},
-                                                                                  {"P_new_ids", NULL, c->capacity ? r->p_new : NULL}, {"out", r->out, NULL}};
+    const size_t H = (size_t)c->heads, n = (size_t)(c->p + c->l), Q = (size_t)c->queries;
+    const struct { const char *key; const float *f; const int32_t *i; size_t count; } outs[] = {
+        {"S", r->score, NULL, H * Q * n}, {"score", c->capacity ? r->mass : NULL, NULL, H * n}, {"selected", NULL, r->selected, H * Q * (size_t)c->keep},
+        {"P_new_ids", NULL, c->capacity ? r->p_new : NULL, H * (size_t)c->capacity}, {"out", r->out, NULL, H * Q * (size_t)c->block * d}};
     for (size_t i = 0; i < sizeof outs / sizeof *outs; i++) {
         snprintf(name, sizeof name, "out.%s.%s", c->name, outs[i].key);
         if (!sc_vectors_has(v, name)) continue;
-        if (outs[i].f) sc_vectors_check(v, name, outs[i].f);
-        if (outs[i].i) sc_vectors_check_ints(v, name, outs[i].i);
+        if (outs[i].f) sc_vectors_check_n(v, name, outs[i].f, outs[i].count);
+        if (outs[i].i) sc_vectors_check_ints_n(v, name, outs[i].i, outs[i].count);
     }
     snprintf(name, sizeof name, "out.%s.out_rows", c->name);
     if (!sc_vectors_has(v, name)) return;
     const sc_tensor *rows_t = sc_vectors_find(v, "out.rows");
-    int32_t *rows = sc_vectors_i32(v, "out.rows");
+    int32_t *rows = rows_t ? row_list(v, "out.rows", Q * (size_t)c->block) : NULL;
     if (!rows) return;
     const size_t count = (size_t)rows_t->count;
     float *out = malloc((size_t)c->heads * count * d * sizeof *out);
     for (size_t h = 0; h < (size_t)c->heads; h++)
         for (size_t i = 0; i < count; i++)
             memcpy(out + (h * count + i) * d, r->out + (h * (size_t)(c->queries * c->block) + (size_t)rows[i]) * d, d * sizeof *out);
-    sc_vectors_check(v, name, out);
+    sc_vectors_check_n(v, name, out, H * count * d);
     free(out);
     free(rows);
 }
@@ -230,22 +247,26 @@ static int keep_of(const cJSON *cfg, int local) { return sc_kv_keep(sc_vectors_n
 
 static bool run_single(sc_vectors *v, const cJSON *cfg, const char *which, const char *input) {
     char name[32];
-    const int heads = sc_vectors_int(v, cfg, "heads", 1), queries = sc_vectors_int(v, cfg, "query_blocks", 1), L = sc_vectors_int(v, cfg, "local_blocks", 1), P = sc_vectors_int(v, cfg, "persistent_blocks", 0);
-    const int block = sc_vectors_int(v, cfg, "block_tokens", 1);
+    int heads, queries, L, P, block, d, valid = 0;
+    if (!sc_vectors_size(v, cfg, "heads", 1, 256, &heads) || !sc_vectors_size(v, cfg, "query_blocks", 1, 4096, &queries) || !sc_vectors_size(v, cfg, "local_blocks", queries, 65536, &L) ||
+        !sc_vectors_size(v, cfg, "persistent_blocks", 0, 65536, &P) || !sc_vectors_size(v, cfg, "block_tokens", 1, SC_BLOCK_TOKENS_MAX, &block) ||
+        !sc_vectors_size(v, cfg, "head_dim", 1, 2 * SC_MAX_ROPE_PAIRS, &d)) return false;
+    if (!strcmp(which, "b") && !sc_vectors_size(v, cfg, "ragged_valid", 1, block, &valid)) return false;
+    if (which[0] == 'c' && queries * (which[1] - '0') > L) { sc_fail(&v->err, SC_EINVAL, "%s: case %s needs %d local blocks, there are %d", v->path, which, queries * (which[1] - '0'), L); return false; }
     int32_t *p_ids = id_list(cJSON_GetObjectItemCaseSensitive(cfg, "persistent_ids"), (size_t)(heads * P)), *l_ids = id_list(cJSON_GetObjectItemCaseSensitive(cfg, "local_ids"), (size_t)L);
     float *q, *k, *val;
     pbsa_result r = {0};
     bool ok = true;
     snprintf(name, sizeof name, "in.%sq", input);
-    q = sc_vectors_f32(v, name);
+    q = sc_vectors_f32_n(v, name, (size_t)heads * (size_t)(queries * block) * (size_t)d);
     snprintf(name, sizeof name, "in.%sk", input);
-    k = sc_vectors_f32(v, name);
+    k = sc_vectors_f32_n(v, name, (size_t)heads * (size_t)((P + L) * block) * (size_t)d);
     snprintf(name, sizeof name, "in.%sv", input);
-    val = sc_vectors_f32(v, name);
+    val = sc_vectors_f32_n(v, name, (size_t)heads * (size_t)((P + L) * block) * (size_t)d);
     if (!q || !k || !val) return true;
-    pbsa_case c = {.name = which, .heads = heads, .d = sc_vectors_int(v, cfg, "head_dim", 1), .block = block, .valid = block, .queries = queries, .p = P, .l = L,
+    pbsa_case c = {.name = which, .heads = heads, .d = d, .block = block, .valid = block, .queries = queries, .p = P, .l = L,
                    .keep = keep_of(cfg, L), .capacity = P, .q = q, .k = k, .v = val, .kv_rows = (size_t)((P + L) * block), .p_ids = p_ids, .l_ids = l_ids};
-    if (!strcmp(which, "b")) c.valid = sc_vectors_int(v, cfg, "ragged_valid", block);
+    if (valid) c.valid = valid;
     if (which[0] == 'c') { /* no persistent memory: the chunk alone, or with the one before */
         c.l = queries * (which[1] - '0');
         c.k_first = P + L - c.l;
@@ -262,7 +283,7 @@ static bool run_single(sc_vectors *v, const cJSON *cfg, const char *which, const
         result_free(&r);
         c.q = zero;
         ok = run_case(v, &c, &r);
-        if (ok) sc_vectors_check_ints(v, "out.tie.zero_q_P_new_ids", r.p_new);
+        if (ok && sc_vectors_has(v, "out.tie.zero_q_P_new_ids")) sc_vectors_check_ints_n(v, "out.tie.zero_q_P_new_ids", r.p_new, (size_t)heads * (size_t)c.capacity);
         free(zero);
     }
     result_free(&r);
@@ -301,26 +322,30 @@ static void column_sums(float *out, const float *score, int rows, int n, int str
 
 bool sc_vectors_pbsa_rollout(sc_vectors *v) {
     const cJSON *c = v->config;
-    const int heads = sc_vectors_int(v, c, "heads", 1), d = sc_vectors_int(v, c, "head_dim", 1), block = sc_vectors_int(v, c, "block_tokens", 1), B = sc_vectors_int(v, c, "blocks_per_chunk", 1);
-    const int chunks = sc_vectors_int(v, c, "chunks", 1), W = sc_vectors_int(v, c, "window_chunks", 1), C = sc_vectors_int(v, c, "persistent_blocks", 0);
+    int heads, d, block, B, chunks, W, C;
+    if (!sc_vectors_size(v, c, "heads", 1, 256, &heads) || !sc_vectors_size(v, c, "head_dim", 1, 2 * SC_MAX_ROPE_PAIRS, &d) || !sc_vectors_size(v, c, "block_tokens", 1, SC_BLOCK_TOKENS_MAX, &block) ||
+        !sc_vectors_size(v, c, "blocks_per_chunk", 1, 4096, &B) || !sc_vectors_size(v, c, "chunks", 1, 65536, &chunks) || !sc_vectors_size(v, c, "window_chunks", 1, 1024, &W) ||
+        !sc_vectors_size(v, c, "persistent_blocks", 0, 65536, &C)) return false;
     const double ratio = sc_vectors_num(c, "keep_ratio", 1.0);
     const sc_ops *ops = v->dev->ops;
     const int tile[3] = {1, 1, block}, tokens = B * block;
     const sc_kv_rule rule = {.pbsa = true, .window_chunks = W, .capacity = C};
-    float *q = sc_vectors_f32(v, "in.q"), *k = sc_vectors_f32(v, "in.k"), *val = sc_vectors_f32(v, "in.v");
-    const sc_tensor *sel_t = sc_vectors_find(v, "out.selected_ids"), *score_t = sc_vectors_find(v, "out.score");
+    const size_t chunk = (size_t)heads * (size_t)tokens * (size_t)d;
+    float *q = sc_vectors_f32_n(v, "in.q", chunk * (size_t)chunks), *k = sc_vectors_f32_n(v, "in.k", chunk * (size_t)chunks), *val = sc_vectors_f32_n(v, "in.v", chunk * (size_t)chunks);
+    const sc_tensor *sel_t = sc_vectors_find_rank(v, "out.selected_ids", 4), *score_t = sc_vectors_find_rank(v, "out.score", 3);
     sc_layout *layout;
     sc_kv_memory m;
     if (!q || !k || !val || !sel_t || !score_t) return true;
     if (sc_layout_create(&layout, v->dev, 1, 1, tokens, tile, d, -1, &v->err) || sc_kv_init(&m, v->dev, &rule, layout, 1, heads, 0, &v->err)) return false;
     layout->rope.frame_pairs = 0;
 
-    const size_t chunk = (size_t)(heads * tokens * d), page = (size_t)(block * d), slots = (size_t)(heads * m.slots);
+    const size_t page = (size_t)(block * d), slots = (size_t)(heads * m.slots);
     const int keep_max = (int)sel_t->shape[3], columns = (int)score_t->shape[2], S = m.slots;
     float *pk = calloc(slots * page, 4), *pv = calloc(slots * page, 4), *rep = calloc(slots * (size_t)d, 4), *rep_q = malloc((size_t)(heads * B * d) * 4);
     float *out = malloc(chunk * (size_t)chunks * 4), *mass = calloc((size_t)(chunks * heads * columns), 4), *one = malloc(chunk * 4), *col = malloc(slots * 4);
-    int32_t *sel = malloc((size_t)sel_t->count * 4), *p_ids = malloc((size_t)(chunks * heads * C) * 4), *list = malloc(slots * (size_t)B * 4);
-    for (int64_t i = 0; i < sel_t->count; i++) sel[i] = -1;
+    const size_t sel_n = (size_t)(chunks * heads * B) * (size_t)keep_max;
+    int32_t *sel = malloc(sel_n * 4), *p_ids = malloc((size_t)(chunks * heads * C) * 4 + 4), *list = malloc(slots * (size_t)B * 4);
+    for (size_t i = 0; i < sel_n; i++) sel[i] = -1;
     for (int i = 0; i < chunks * heads * C; i++) p_ids[i] = -1;
     for (int i = 0; i < chunks * heads * columns; i++) mass[i] = -1;
     float *score_dev, *mass_dev;
@@ -382,10 +407,10 @@ bool sc_vectors_pbsa_rollout(sc_vectors *v) {
         void *dev[] = {pages.k, pages.v, pages.rep_k, rep_dev, q_dev, out_dev};
         for (size_t i = 0; i < sizeof dev / sizeof *dev; i++) ops->release(v->dev, dev[i]);
     }
-    sc_vectors_check(v, "out.out", out);
-    sc_vectors_check_ints(v, "out.selected_ids", sel);
-    sc_vectors_check_ints(v, "out.P_ids", p_ids);
-    sc_vectors_check(v, "out.score", mass);
+    sc_vectors_check_n(v, "out.out", out, chunk * (size_t)chunks);
+    sc_vectors_check_ints_n(v, "out.selected_ids", sel, sel_n);
+    sc_vectors_check_ints_n(v, "out.P_ids", p_ids, (size_t)(chunks * heads * C));
+    sc_vectors_check_n(v, "out.score", mass, (size_t)(chunks * heads * columns));
     ops->release(v->dev, score_dev);
     ops->release(v->dev, mass_dev);
     ops->release(v->dev, list_dev);
