@@ -54,8 +54,8 @@ static void plan(film *f, const sc_cli *cli) {
     for (int i = 0; i < cli->later_count; i++) {
         f->at[i] = chunk_of(&cli->later[i], &f->model);
         if (f->at[i] >= f->chunks)
-            fprintf(stderr, "sparsecast: generate: \"%.60s\" would apply from chunk %llu, the film has %llu: it is never seen\n", cli->later[i].text,
-                    (unsigned long long)f->at[i], (unsigned long long)f->chunks);
+            fprintf(stderr, "sparsecast: generate: later prompt %d would apply from chunk %llu, the film has %llu: it is never seen\n", i + 1, (unsigned long long)f->at[i],
+                    (unsigned long long)f->chunks);
     }
 }
 
@@ -71,6 +71,10 @@ static sc_status try_prompts(sc_session *s, const sc_cli *cli, sc_error *err) {
     for (int i = cli->later_count - 1; i >= -1 && cli->later_count; i--) {
         const char *text = i >= 0 ? cli->later[i].text : cli->prompt; /* the last call wins: the first prompt */
         sc_status rc = sc_session_set_prompt(s, text, strlen(text), 0, SC_SWITCH, 0, NULL, err);
+        if (rc && i >= 0) {
+            const sc_error why = *err;
+            return sc_fail(err, rc, "later prompt %d: %.400s", i + 1, why.text);
+        }
         if (rc) return rc;
     }
     return SC_OK;
