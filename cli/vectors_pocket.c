@@ -319,12 +319,12 @@ static void check_frames(pocket *p, int chunk, const float *rgb, int count, int 
 static bool run_decode(pocket *p) {
     sc_engine *e = p->e;
     sc_vectors *v = p->v;
-    sc_tae_state state = {0};
+    sc_decoder_state *state = NULL;
     const int h = e->info.height, w = e->info.width;
     const size_t most = (size_t)e->info.frames_chunk * 3 * (size_t)(h * w);
     float *rgb = malloc(most * sizeof *rgb), *rgb_dev;
     int last = -1; /* the last chunk whose frames the file has */
-    if (sc_tae_state_init(e->tae, &state, &v->err) || e->dev->ops->alloc(e->dev, (void **)&rgb_dev, most * 4, &v->err)) return false;
+    if (sc_decoder_state_create(e->decoder, &state, &v->err) || e->dev->ops->alloc(e->dev, (void **)&rgb_dev, most * 4, &v->err)) return false;
     for (int i = 0, c; i < sc_tensors_count(v->file); i++)
         if (sscanf(sc_tensors_at(v->file, i)->name, "decode.c%d.", &c) == 1 && c > last && c < 1 << 20) last = c;
     for (int c = 0; c <= last; c++) {
@@ -334,14 +334,14 @@ static bool run_decode(pocket *p) {
         float *x0 = sc_vectors_f32_n(v, name, e->latent_count), *dev;
         if (!x0) break;
         dev = sc_vectors_put(v, x0, e->latent_count, false);
-        if (sc_tae_decode(e->tae, &state, dev, e->cfg.chunk_frames, false, true, rgb_dev, NULL, &count, NULL, NULL, &v->err)) return false;
+        if (sc_decoder_run(e->decoder, state, dev, e->cfg.chunk_frames, rgb_dev, NULL, &count, &v->err)) return false;
         sc_vectors_get(v, rgb, rgb_dev, (size_t)count * 3 * (size_t)(h * w), SC_F32);
         check_frames(p, c, rgb, count, h, w);
         e->dev->ops->release(e->dev, dev);
         free(x0);
     }
     e->dev->ops->release(e->dev, rgb_dev);
-    sc_tae_state_free(e->tae, &state);
+    sc_decoder_state_destroy(e->decoder, state);
     free(rgb);
     return true;
 }
