@@ -4,8 +4,8 @@
  * The pool holds max_sessions runs of pages; a session's memory is constant, so admission is exact. */
 #include "engine/internal.h"
 #include "base/log.h"
-#include "base/sha256.h"
 #include "engine/devmem.h"
+#include "engine/digest.h"
 
 #include <assert.h>
 #include <math.h>
@@ -111,20 +111,6 @@ cleanup:
     return rc;
 }
 
-static void digest(sc_engine *e) {
-    const sc_tensors *sets[] = {e->dit_tensors, e->text_tensors, e->decoder_tensors};
-    sc_sha256 s;
-    sc_sha256_init(&s);
-    for (int i = 0; i < 3; i++)
-        for (int j = 0; j < sc_tensors_count(sets[i]); j++) {
-            const sc_tensor *t = sc_tensors_at(sets[i], j);
-            sc_sha256_add(&s, t->name, strlen(t->name) + 1);
-            sc_sha256_add(&s, t->shape, sizeof *t->shape * (size_t)t->rank);
-            sc_sha256_add(&s, t->data, t->bytes < 4096 ? t->bytes : 4096);
-        }
-    sc_sha256_hex(&s, e->info.digest);
-}
-
 static sc_status plan_memory(sc_engine *e, const char *dir, sc_error *err) {
     const sc_config *c = &e->cfg;
     const bool pbsa = c->memory.kind == SC_MEMORY_PBSA;
@@ -168,7 +154,7 @@ static void describe(sc_engine *e) {
     sc_model_info *i = &e->info;
     const sc_config *c = &e->cfg;
     const int scale = sc_decoder_scale(e->decoder), time = sc_decoder_time_scale(e->decoder);
-    const sc_tensors *sets[] = {e->dit_tensors, e->text_tensors, e->decoder_tensors};
+    const sc_tensors *const sets[] = {e->dit_tensors, e->text_tensors, e->decoder_tensors};
 
     snprintf(i->name, sizeof i->name, "%s", c->name);
     snprintf(i->device, sizeof i->device, "%s", e->dev->name);
@@ -186,7 +172,7 @@ static void describe(sc_engine *e) {
     i->parameters = e->dit->parameters;
     for (int s = 0; s < 3; s++)
         for (int j = 0; j < sc_tensors_count(sets[s]); j++) i->weight_bytes += sc_tensors_at(sets[s], j)->bytes;
-    digest(e);
+    sc_model_digest(sets, 3, i->digest);
 }
 
 sc_status sc_engine_open(sc_engine **out, const sc_engine_options *o, sc_error *err) {
