@@ -1,4 +1,5 @@
 /* test_engine_streaming_decoder.c - a stream decoded chunk by chunk gives the pictures of one decoded all at once, bit for bit. */
+#include "engine/tae.h"
 #include "tests/unit/engine_model.h"
 
 enum { FRAMES = 12, H = 4, W = 6 };
