@@ -5,6 +5,7 @@
  * Wrong use is exit code 2 and one line that says which word is wrong. */
 #include "base/log.h"
 #include "cli/cli.h"
+#include "cli/import.h"
 #include "engine/engine.h"
 
 #include <errno.h>
@@ -56,6 +57,8 @@ static const struct option {
     {"transition", 't', TRANSITION, GENERATE, 0, 0, 0, "T", "how a later prompt meets the memory: switch, blend[:CHUNKS], recache, flush, cut (switch)"},
     {"quality", 'q', WHOLE, GENERATE, offsetof(sc_cli, quality), 1, 100, "Q", "of JPEG files, 1 to 100 (85)"},
     {"chunks", 'n', WHOLE, BENCH, offsetof(sc_cli, chunks), 1, 100000, "N", "chunks to time (20)"},
+    {"shape", 0, CHOICE, BENCH, offsetof(sc_cli, shape), 0, 0, "wan-1.3b|wan-1.3b-vae|wan-14b|tiny|tiny-vae", "random weights of these sizes instead of --model"},
+    {"sessions", 0, WHOLE, BENCH, offsetof(sc_cli, sessions), 1, 8, "N", "sessions that share each pass (1)"},
     {"json", 0, FLAG, BENCH, offsetof(sc_cli, json), 0, 0, NULL, "print one JSON object"},
     {"tensors", 0, FLAG, INSPECT, offsetof(sc_cli, tensors), 0, 0, NULL, "list every tensor"},
     {"model", 'm', TEXT, GENERATE | BENCH | VECTORS, offsetof(sc_cli, model), 0, 0, "DIR", "model directory (models/pocket)"},
@@ -83,6 +86,7 @@ int sc_cli_cannot_open(const sc_error *err) {
 static void help(FILE *f) {
     fputs("sparsecast - video from prompts, chunk by chunk\n\n", f);
     for (int i = 0; i < COMMANDS; i++) fprintf(f, "  sparsecast %-9s %-36s %s\n", commands[i].name, commands[i].words, commands[i].summary);
+    fprintf(f, "  sparsecast %-9s %-36s %s\n", "import", "SOURCE... -o DIR", "make a model directory of public checkpoints");
     fputs("\nsparsecast COMMAND --help tells the options of a command.\n", f);
 }
 
@@ -222,7 +226,7 @@ static int parse(sc_cli *cli, const struct command *c, char **argv, bool *asked)
 }
 
 int main(int argc, char **argv) {
-    sc_cli cli = {.model = "models/pocket", .device = "cpu", .transition = "switch", .blend_chunks = 4, .quality = 85, .chunks = 20};
+    sc_cli cli = {.model = "models/pocket", .device = "cpu", .transition = "switch", .blend_chunks = 4, .quality = 85, .chunks = 20, .sessions = 1};
     const struct command *c = NULL;
     bool asked = false;
     int rc;
@@ -230,6 +234,7 @@ int main(int argc, char **argv) {
     sc_log_set_level(SC_LOG_WARN);
     if (argc < 2) { help(stderr); return SC_EXIT_USAGE; }
     if (!strcmp(argv[1], "--help") || !strcmp(argv[1], "-h") || !strcmp(argv[1], "help")) { help(stdout); return 0; }
+    if (!strcmp(argv[1], "import")) return sc_cli_import(argc - 2, argv + 2); /* reads its own options */
     for (int i = 0; i < COMMANDS; i++) if (!strcmp(argv[1], commands[i].name)) c = &commands[i];
     if (!c) return sc_cli_wrong_use("no command %s (sparsecast --help lists them)", argv[1]);
     if (!(cli.arg = calloc((size_t)argc, sizeof *cli.arg))) { fputs("sparsecast: out of memory\n", stderr); return SC_EXIT_FAULT; }
