@@ -26,12 +26,12 @@ static double tolerance_of(pocket *p, const char *name) {
     return cJSON_IsNumber(t) ? t->valuedouble : 0.0;
 }
 
-static void check(pocket *p, const char *name, const float *got) { sc_vectors_check_abs(p->v, name, got, tolerance_of(p, name)); }
+static void check(pocket *p, const char *name, const float *got, size_t n) { sc_vectors_check_abs(p->v, name, got, n, tolerance_of(p, name)); }
 
 static void check_device(pocket *p, const char *name, const float *x, size_t n) {
     float *host = malloc(n * sizeof *host);
     sc_vectors_get(p->v, host, x, n, SC_F32);
-    check(p, name, host);
+    check(p, name, host, n);
     free(host);
 }
 
@@ -39,16 +39,18 @@ static void check_device(pocket *p, const char *name, const float *x, size_t n) 
 
 static bool run_tokenizer(pocket *p) {
     sc_vectors *v = p->v;
-    const sc_tensor *ids_t = sc_vectors_find(v, "tok.ids"), *text = sc_vectors_find(v, "tok.text_utf8");
-    int32_t *offset = sc_vectors_i32(v, "tok.text_offset"), *got;
+    const sc_tensor *ids_t = sc_vectors_find_rank(v, "tok.ids", 2), *text = sc_vectors_find(v, "tok.text_utf8");
+    int32_t *offset = ids_t ? sc_vectors_i32_n(v, "tok.text_offset", (size_t)ids_t->shape[0] + 1) : NULL, *got;
     if (!ids_t || !text || !offset) return true;
     const int n = (int)ids_t->shape[0], len = (int)ids_t->shape[1];
+    for (int i = 0; i <= n; i++)
+        if (offset[i] < (i ? offset[i - 1] : 0) || offset[i] > (int64_t)text->bytes) { sc_fail(&v->err, SC_EINVAL, "%s: tok.text_offset[%d] leaves the text", v->path, i); return false; }
     got = calloc((size_t)ids_t->count, sizeof *got);
     for (int i = 0; i < n; i++) {
         int count;
         if (sc_tokenizer_encode(p->e->tokenizer, (const char *)text->data + offset[i], (size_t)(offset[i + 1] - offset[i]), got + i * len, len, &count, &v->err)) return false;
     }
-    sc_vectors_check_ints(v, "tok.ids", got);
+    sc_vectors_check_ints_n(v, "tok.ids", got, (size_t)ids_t->count);
     free(got);
     free(offset);
     return true;
@@ -56,8 +58,8 @@ static bool run_tokenizer(pocket *p) {
 
 static bool run_text(pocket *p) {
     sc_vectors *v = p->v;
-    const sc_tensor *ids_t = sc_vectors_find(v, "text.ids"), *bias_t = sc_vectors_find(v, "text.rel_bucket_31");
-    int32_t *ids = sc_vectors_i32(v, "text.ids");
+    const sc_tensor *ids_t = sc_vectors_find_rank(v, "text.ids", 2), *bias_t = sc_vectors_find_rank(v, "text.rel_bucket_31", 3);
+    int32_t *ids = ids_t ? sc_vectors_i32(v, "text.ids") : NULL;
     if (!ids || !bias_t) return true;
     const int n = (int)ids_t->shape[0], len = (int)ids_t->shape[1];
     const size_t dim = sc_t5_dim(p->e->t5);
@@ -65,9 +67,10 @@ static bool run_text(pocket *p) {
     for (int i = 0; i < n; i++) {
         int real = 0;
         while (real < len && ids[i * len + real]) real++;
-        if (sc_t5_encode(p->e->t5, ids + i * len, real, emb + (size_t)(i * len) * dim, NULL, NULL, &v->err)) return false;
+        if (real && sc_t5_encode(p->e->t5, ids + i * len, real, emb + (size_t)(i * len) * dim, NULL, NULL, &v->err)) return false;
     }
-    check(p, "text.emb", emb);
+    check(p, "text.emb", emb, (size_t)ids_t->count * dim);
+    if (bias_t->shape[0] != p->e->cfg.t5.layers || bias_t->shape[1] != p->e->cfg.t5.heads) { sc_fail(&v->err, SC_EINVAL, "%s: text.rel_bucket_31: not [%d, %d, keys]", v->path, p->e->cfg.t5.layers, p->e->cfg.t5.heads); return false; }
     const int layers = (int)bias_t->shape[0], heads = (int)bias_t->shape[1], keys = (int)bias_t->shape[2], n_pos = keys > 32 ? keys : 32;
     float *table = malloc((size_t)(heads * (2 * n_pos - 1)) * sizeof *table);
     for (int l = 0; l < layers; l++) { /* query 31 against every key */
@@ -75,7 +78,7 @@ static bool run_text(pocket *p) {
         for (int h = 0; h < heads; h++)
             for (int k = 0; k < keys; k++) bias[(l * heads + h) * keys + k] = table[h * (2 * n_pos - 1) + k - 31 + n_pos - 1];
     }
-    check(p, "text.rel_bucket_31", bias);
+    check(p, "text.rel_bucket_31", bias, (size_t)bias_t->count);
     free(table); free(emb); free(bias); free(ids);
     return true;
 }
@@ -88,11 +91,12 @@ static bool check_context(pocket *p, const char *name, const cJSON *prompts, boo
     for (int i = 0; i < n; i++) {
         const char *text = single ? prompts->valuestring : cJSON_GetArrayItem(prompts, i)->valuestring;
         sc_prompt *q;
+        if (!text) { sc_fail(&p->v->err, SC_EINVAL, "%s: %s: a prompt is no text", p->v->path, name); return false; }
         if (sc_prompt_get(p->e, text, strlen(text), &q, &p->v->err)) return false;
         memcpy(ctx + (size_t)i * len * dim, q->emb, (size_t)q->tokens * dim * sizeof *ctx);
         sc_prompt_drop(p->e, q);
     }
-    check(p, name, ctx);
+    check(p, name, ctx, (size_t)n * len * dim);
     free(ctx);
     return true;
 }
@@ -105,21 +109,22 @@ static void check_selection(pocket *p, int layer, const sc_work *w) {
     const size_t lists = (size_t)(heads * B);
     char name[64];
     float *score = malloc(lists * (size_t)w->score_stride * 4), *s = malloc(lists * (size_t)L * 4);
-    int32_t *list = malloc(lists * (size_t)w->list_stride * 4), *sel = calloc(lists * (size_t)L, 4);
+    int32_t *list = malloc(lists * (size_t)w->list_stride * 4), *sel = calloc(lists * (size_t)L, 4); /* the file masks the own block's score with +inf */
     const int keep = sc_kv_keep(p->e->cfg.memory.keep_ratio, L);
     sc_vectors_get(p->v, score, w->score, lists * (size_t)w->score_stride, SC_F32);
     sc_vectors_get(p->v, (float *)list, w->list, lists * (size_t)w->list_stride, SC_F32);
     for (size_t i = 0; i < lists; i++) {
         memcpy(s + i * (size_t)L, score + i * (size_t)w->score_stride + P, (size_t)L * 4);
+        s[i * (size_t)L + (size_t)(L - B) + i % (size_t)B] = INFINITY;
         for (int k = 0; k < keep; k++) {
             const int at = list[i * (size_t)w->list_stride + (size_t)(P + k)] - base;
             if (at >= 0 && at < L) sel[i * (size_t)L + (size_t)at] = 1;
         }
     }
     snprintf(name, sizeof name, "%s.L%d.sel", p->case_name, layer);
-    if (sc_vectors_has(p->v, name)) sc_vectors_check_ints(p->v, name, sel);
+    if (sc_vectors_has(p->v, name)) sc_vectors_check_ints_n(p->v, name, sel, lists * (size_t)L);
     snprintf(name, sizeof name, "%s.L%d.S", p->case_name, layer);
-    if (sc_vectors_has(p->v, name)) check(p, name, s);
+    if (sc_vectors_has(p->v, name)) check(p, name, s, lists * (size_t)L);
     free(score); free(s); free(list); free(sel);
 }
 
@@ -144,10 +149,10 @@ static void check_update(pocket *p, int layer, const sc_work *w) {
     const struct { const char *key; const int32_t *x; } ints[] = {{"kept", kept}, {"fp", fp}, {"block", block}};
     snprintf(name, sizeof name, "%s.L%d.s", p->case_name, layer);
     if (sc_vectors_has(p->v, name)) {
-        check(p, name, s);
+        check(p, name, s, (size_t)(heads * candidates));
         for (int i = 0; i < 3; i++) {
             snprintf(name, sizeof name, "%s.L%d.%s", p->case_name, layer, ints[i].key);
-            sc_vectors_check_ints(p->v, name, ints[i].x);
+            sc_vectors_check_ints_n(p->v, name, ints[i].x, (size_t)(heads * kept_n));
         }
     }
     free(mass); free(s); free(kept); free(fp); free(block); free(table);
@@ -168,20 +173,20 @@ static void step_tap(void *ctx, sc_tap tap, int layer, const sc_work *w) {
     float *x = malloc(tokens * dim * sizeof *x);
     sc_vectors_get(p->v, x, w->x, tokens * dim, SC_F32);
     snprintf(name, sizeof name, "step.L%d.%s", layer, what[tap]);
-    if (sc_vectors_has(p->v, name)) check(p, name, x);
+    if (sc_vectors_has(p->v, name)) check(p, name, x, tokens * dim);
     snprintf(name, sizeof name, "step.L%d.out_every8", layer);
     if (tap == SC_TAP_OUT && sc_vectors_has(p->v, name)) {
         for (size_t t = 0; t * 8 < tokens; t++) memmove(x + t * dim, x + t * 8 * dim, dim * sizeof *x);
-        check(p, name, x);
+        check(p, name, x, (tokens + 7) / 8 * dim);
     }
     free(x);
 }
 
-/* One pass of the session's current chunk at table row `step`; flow goes to the session. */
-static bool one_pass(pocket *p, int step, const sc_cross *cross, bool want_flow, void (*tap)(void *, sc_tap, int, const sc_work *)) {
+/* One pass of the session's current chunk at row `step` of the table `mods`; flow goes to the session. */
+static bool one_pass(pocket *p, const float *mods, int step, const sc_cross *cross, bool want_flow, void (*tap)(void *, sc_tap, int, const sc_work *)) {
     sc_engine *e = p->e;
     sc_session *s = p->s;
-    sc_pass_args a = {.seqs = 1, .layout = e->layout, .pages = e->pages, .mods = e->mods, .sparse = true, .capacity = e->rule.capacity, .tap = tap, .tap_ctx = p,
+    sc_pass_args a = {.seqs = 1, .layout = e->layout, .pages = e->pages, .mods = mods, .sparse = true, .capacity = e->rule.capacity, .tap = tap, .tap_ctx = p,
                       .row_mod = e->row_mod + (size_t)step * SC_MAX_BATCH * (size_t)e->layout->tokens};
     if (sc_kv_begin(&s->memory, &p->v->err)) return false;
     a.view[0] = sc_kv_view_of(&s->memory);
@@ -204,32 +209,32 @@ static bool run_step(pocket *p) {
     const double t = sc_vectors_num(meta, "timestep", 900);
     const cJSON *text = cJSON_GetObjectItemCaseSensitive(meta, "prompt");
     const size_t dim = (size_t)e->cfg.dit.dim;
-    float *x = sc_vectors_f32(v, "step.x"), *time = malloc(7 * dim * sizeof *time), *proj;
+    float *x = sc_vectors_f32_n(v, "step.x", e->latent_count), *time = malloc(7 * dim * sizeof *time), *row = malloc(sc_dit_mod_row(e->dit) * sizeof *row), *mods, *proj;
     sc_prompt *prompt;
-    int row = -1;
 
-    if (!x || !cJSON_IsString(text)) return true;
-    for (int i = 0; i < e->cfg.step_count; i++) if (fabs(e->timestep[i] - t) < 1e-9) row = i;
-    if (row < 0) { sc_fail(&v->err, SC_EINVAL, "%s: step: t = %g is not one of the model's timesteps", v->path, t); return false; }
+    if (!x) return true;
+    if (!cJSON_IsString(text)) { sc_fail(&v->err, SC_EINVAL, "%s: metadata: step.prompt is no text", v->path); return false; }
     p->case_name = "step";
     if (!check_context(p, "step.ctx", text, true)) return false;
     if (sc_prompt_get(e, text->valuestring, strlen(text->valuestring), &prompt, &v->err)) return false;
-    if (sc_dit_modulation(e->dit, t, NULL, time, time + dim, &v->err)) return false;
-    check(p, "step.time_e", time);
-    check(p, "step.time_e0", time + dim);
+    if (sc_dit_modulation(e->dit, t, row, time, time + dim, &v->err)) return false;
+    mods = sc_vectors_put(v, row, sc_dit_mod_row(e->dit), false); /* of the file's t, which need not be a step of the model */
+    check(p, "step.time_e", time, dim);
+    check(p, "step.time_e0", time + dim, 6 * dim);
     proj = malloc((size_t)e->cfg.dit.text_len * dim * sizeof *proj);
     if (sc_dit_text(e->dit, prompt->emb, prompt->tokens, e->cfg.dit.text_len, proj, &v->err)) return false;
-    check(p, "step.text_proj", proj);
+    check(p, "step.text_proj", proj, (size_t)e->cfg.dit.text_len * dim);
     if (e->dev->ops->upload(e->dev, p->s->x, x, e->latent_count * 4, &v->err)) return false;
-    if (!one_pass(p, row, &prompt->cross, true, step_tap)) return false;
+    if (!one_pass(p, mods, 0, &prompt->cross, true, step_tap)) return false;
     check_device(p, "step.flow", p->s->flow, e->latent_count);
     /* Every padding row as a key of its own must give the same flow. */
     sc_cross longer;
-    if (sc_cross_create(e->dit, prompt->emb, prompt->tokens, false, &longer, &v->err) || !one_pass(p, row, &longer, true, NULL)) return false;
+    if (sc_cross_create(e->dit, prompt->emb, prompt->tokens, false, &longer, &v->err) || !one_pass(p, mods, 0, &longer, true, NULL)) return false;
     check_device(p, "step.flow", p->s->flow, e->latent_count);
     sc_cross_free(e->dit, &longer);
     sc_prompt_drop(e, prompt);
-    free(x); free(time); free(proj);
+    e->dev->ops->release(e->dev, mods);
+    free(x); free(time); free(row); free(proj);
     cJSON_Delete(meta);
     return true;
 }
@@ -241,11 +246,13 @@ static bool run_stream(pocket *p) {
     sc_vectors *v = p->v;
     cJSON *meta = sc_vectors_meta(v, "stream");
     const cJSON *prompts = cJSON_GetObjectItemCaseSensitive(meta, "prompts");
-    const int chunks = sc_vectors_int(v, meta, "chunks", 0), at = sc_vectors_int(v, meta, "switch", 0), steps = e->cfg.step_count;
+    const int steps = e->cfg.step_count;
+    int chunks, at;
     const size_t n = e->latent_count;
     float *noise_dev, *x0 = malloc(n * (size_t)steps * sizeof *x0);
     sc_prompt *prompt[2] = {0};
 
+    if (!sc_vectors_size(v, meta, "chunks", 1, 1 << 20, &chunks) || !sc_vectors_size(v, meta, "switch", 0, 1 << 20, &at)) return false;
     if (cJSON_GetArraySize(prompts) != 2) { sc_fail(&v->err, SC_EINVAL, "%s: stream: two prompts are needed", v->path); return false; }
     if (!check_context(p, "stream.ctx", prompts, false)) return false;
     for (int i = 0; i < 2; i++) {
@@ -258,23 +265,23 @@ static bool run_stream(pocket *p) {
         const sc_cross *cross = &prompt[c >= at]->cross;
         snprintf(label, sizeof label, "stream.c%d", c);
         snprintf(name, sizeof name, "%s.noise", label);
-        float *noise = sc_vectors_f32(v, name);
+        float *noise = sc_vectors_f32_n(v, name, n * (size_t)steps);
         if (!noise) return true;
         noise_dev = sc_vectors_put(v, noise, n * (size_t)steps, false);
         p->case_name = label;
         if (e->dev->ops->upload(e->dev, p->s->x, noise, n * 4, &v->err)) return false;
         for (int i = 0; i < steps; i++) {
             const bool last = i == steps - 1;
-            if (!one_pass(p, i, cross, true, NULL)) return false;
+            if (!one_pass(p, e->mods, i, cross, true, NULL)) return false;
             if (e->dev->ops->denoise(e->dev, &(sc_denoise_args){.x = p->s->x, .flow = p->s->flow, .noise = last ? NULL : noise_dev + (size_t)(i + 1) * n, .x0 = e->noise, .count = n,
                                      .sigma = e->sigma[i], .next_sigma = last ? -1.0 : e->sigma[i + 1]}, &v->err)) return false;
             sc_vectors_get(v, x0 + (size_t)i * n, e->noise, n, SC_F32);
         }
         snprintf(name, sizeof name, "%s.x0", label);
-        check(p, name, x0 + (size_t)(steps - 1) * n);
+        check(p, name, x0 + (size_t)(steps - 1) * n, n);
         snprintf(name, sizeof name, "%s.x0_per_step", label);
-        if (sc_vectors_has(v, name)) check(p, name, x0);
-        if (!one_pass(p, steps, cross, false, stream_tap)) return false;
+        if (sc_vectors_has(v, name)) check(p, name, x0, n * (size_t)steps);
+        if (!one_pass(p, e->mods, steps, cross, false, stream_tap)) return false;
         sc_kv_end(&p->s->memory);
         e->dev->ops->release(e->dev, noise_dev);
         free(noise);
@@ -292,7 +299,7 @@ static void check_frames(pocket *p, int chunk, const float *rgb, int count, int 
     const size_t picture = 3 * (size_t)(h * w);
     for (int f = 0; f < count; f++) {
         snprintf(name, sizeof name, "decode.c%d.frame%d", chunk, f);
-        if (sc_vectors_has(p->v, name)) check(p, name, rgb + (size_t)f * picture);
+        if (sc_vectors_has(p->v, name)) check(p, name, rgb + (size_t)f * picture, picture);
     }
     snprintf(name, sizeof name, "decode.c%d.all_pooled8", chunk);
     if (!sc_vectors_has(p->v, name)) return;
@@ -305,7 +312,7 @@ static void check_frames(pocket *p, int chunk, const float *rgb, int count, int 
                 for (int k = 0; k < 64; k++) sum += rgb[((size_t)i * (size_t)h + (size_t)(y * 8 + k / 8)) * (size_t)w + (size_t)(x * 8 + k % 8)];
                 pool[(i * ph + y) * pw + x] = (float)(sum / 64);
             }
-    check(p, name, pool);
+    check(p, name, pool, (size_t)(count * 3 * ph * pw));
     free(pool);
 }
 
@@ -316,12 +323,15 @@ static bool run_decode(pocket *p) {
     const int h = e->info.height, w = e->info.width;
     const size_t most = (size_t)e->info.frames_chunk * 3 * (size_t)(h * w);
     float *rgb = malloc(most * sizeof *rgb), *rgb_dev;
+    int last = -1; /* the last chunk whose frames the file has */
     if (sc_decoder_state_create(e->decoder, &state, &v->err) || e->dev->ops->alloc(e->dev, (void **)&rgb_dev, most * 4, &v->err)) return false;
-    for (int c = 0; c < 3; c++) {
+    for (int i = 0, c; i < sc_tensors_count(v->file); i++)
+        if (sscanf(sc_tensors_at(v->file, i)->name, "decode.c%d.", &c) == 1 && c > last && c < 1 << 20) last = c;
+    for (int c = 0; c <= last; c++) {
         char name[64];
         int count;
         snprintf(name, sizeof name, "stream.c%d.x0", c);
-        float *x0 = sc_vectors_f32(v, name), *dev;
+        float *x0 = sc_vectors_f32_n(v, name, e->latent_count), *dev;
         if (!x0) break;
         dev = sc_vectors_put(v, x0, e->latent_count, false);
         if (sc_decoder_run(e->decoder, state, dev, e->cfg.chunk_frames, rgb_dev, NULL, &count, &v->err)) return false;
