@@ -5,11 +5,16 @@
  * The yardstick runs between the chunks, a burst of sgemm calls each, so that a slow moment of the machine hits both; OpenBLAS's threads
  * spin for a while after a call, hence the pause behind a burst. Medians of both make the ratio. On a machine with other work a product
  * that is cut in two fixed halves suffers more than work that is shared out, which flatters us: the undisturbed ratio, a chunk of
- * the fastest passes against the fastest sgemm, errs the other way and is printed beside it. */
+ * the fastest passes against the fastest sgemm, errs the other way and is printed beside it.
+ *
+ * On a GPU a pass only launches, so each is followed by a wait that counts to it; a daemon waits once a chunk, for its frames. --shape makes a
+ * model directory of random weights in $TMPDIR (/tmp), which is removed as soon as it is open. --sessions runs that many streams whose
+ * passes are batched: times are of the whole batch. */
 #include "base/clock.h"
 #include "cli/bench_count.h"
 #include "cli/cli.h"
 #include "cli/jpeg.h"
+#include "cli/random_model.h"
 #include "cli/sgemm.h"
 
 #include <cjson/cJSON.h>
@@ -17,8 +22,9 @@
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
+#include <unistd.h>
 
-enum { BURST = 24, BURST_WARM = 4, PAUSE_MS = 60 };
+enum { SESSIONS_MAX = 8, BURST = 24, BURST_WARM = 4, PAUSE_MS = 60 };
 #define GOAL 0.8
 static const char prompt[] = "two yellow birds flying left over the sea at sunset";
 
@@ -31,7 +37,8 @@ typedef struct {
     const sc_cli *cli;
     sc_engine *engine;
     sc_model_info model;
-    sc_session *session;
+    sc_session *session[SESSIONS_MAX];
+    int sessions;
     sc_jpeg *jpeg;
     sc_sgemm *sgemm;
     samples time[STAGES], rate;   /* seconds; GFLOP/s */
@@ -83,15 +90,25 @@ static int warm_chunks(const sc_engine *e) {
     return e->rule.window_chunks - 1 + (e->rule.capacity + blocks - 1) / blocks + (e->rule.capacity == 0);
 }
 
+/* The next pass of all sessions, until it is over. */
+static sc_status run_pass(bench *b, sc_error *err) {
+    sc_device *dev = b->engine->dev;
+    sc_status rc = sc_engine_run(b->engine, b->session, b->sessions, err);
+    if (!rc) rc = dev->ops->sync(dev, err);
+    for (int i = 0; !rc && i < b->sessions; i++)
+        if (sc_session_failed(b->session[i], err)) rc = err->status;
+    return rc;
+}
+
 /* One chunk, clean pass included. */
 static sc_status run_chunk(bench *b, bool measured, sc_error *err) {
     double sum = 0;
     for (;;) {
-        const sc_pass next = sc_session_next(b->session);
+        const sc_pass next = sc_session_next(b->session[0]);
         const uint64_t start = sc_now_ns();
-        sc_status rc = sc_engine_run(b->engine, &b->session, 1, err);
+        sc_status rc = run_pass(b, err);
         const double took = seconds_since(start);
-        if (rc || sc_session_failed(b->session, err)) return rc ? rc : err->status;
+        if (rc) return rc;
         sum += took;
         if (measured) add(&b->time[next.kind == SC_PASS_DENOISE ? DENOISE : next.kind == SC_PASS_DECODE ? DECODE : CLEAN], took);
         if (next.kind == SC_PASS_CLEAN) break;
@@ -105,7 +122,7 @@ static sc_status encode_frames(bench *b, sc_error *err) {
     const uint8_t *data;
     size_t n;
     const uint64_t start = sc_now_ns();
-    sc_status rc = sc_session_frames(b->session, &f, err);
+    sc_status rc = sc_session_frames(b->session[0], &f, err);
     for (int i = 0; !rc && i < f.count; i++) rc = sc_jpeg_frame(b->jpeg, f.data + (size_t)i * f.frame_bytes, &data, &n, err);
     if (!rc) add(&b->time[JPEG], seconds_since(start));
     return rc;
@@ -135,12 +152,13 @@ static void run_yardstick(bench *b) {
 }
 
 static void count(bench *b) {
-    const sc_kv_view view = sc_kv_view_of(&b->session->memory);
+    const sc_kv_view view = sc_kv_view_of(&b->session[0]->memory);
     const int steps = b->engine->cfg.step_count;
-    const sc_flops pass = sc_count_pass(b->engine, &view, b->session->prompt->cross.rows), decode = sc_count_decode(b->engine);
-    b->gflop[DENOISE] = b->gflop[CLEAN] = sc_flops_sum(pass) * 1e-9;
-    b->gflop[DECODE] = sc_flops_sum(decode) * 1e-9;
-    b->chunk_flops = (sc_flops){.linear = (steps + 1) * pass.linear * 1e-9, .attention = (steps + 1) * pass.attention * 1e-9, .decoder = decode.decoder * 1e-9};
+    const sc_flops pass = sc_count_pass(b->engine, &view, b->session[0]->prompt->cross.rows), decode = sc_count_decode(b->engine);
+    const double n = b->sessions * 1e-9;
+    b->gflop[DENOISE] = b->gflop[CLEAN] = sc_flops_sum(pass) * n;
+    b->gflop[DECODE] = sc_flops_sum(decode) * n;
+    b->chunk_flops = (sc_flops){.linear = (steps + 1) * pass.linear * n, .attention = (steps + 1) * pass.attention * n, .decoder = decode.decoder * n};
     b->gflop[CHUNK] = sc_flops_sum(b->chunk_flops);
 }
 
@@ -149,11 +167,12 @@ static sc_status measure(bench *b, sc_error *err) {
     const bool cpu = !strcmp(b->cli->device, "cpu");
     sc_status rc;
 
-    if ((rc = sc_session_create(b->engine, 1, prompt, sizeof prompt - 1, 0, &b->session, err))) return rc;
-    while (sc_session_next(b->session).kind != SC_PASS_CLEAN)
-        if ((rc = sc_engine_run(b->engine, &b->session, 1, err))) return rc;
+    for (b->sessions = 0; b->sessions < b->cli->sessions; b->sessions++)
+        if ((rc = sc_session_create(b->engine, (uint64_t)b->sessions + 1, prompt, sizeof prompt - 1, 0, &b->session[b->sessions], err))) return rc;
+    while (sc_session_next(b->session[0]).kind != SC_PASS_CLEAN)
+        if ((rc = run_pass(b, err))) return rc;
     b->first_frame_s = seconds_since(start);
-    if ((rc = sc_engine_run(b->engine, &b->session, 1, err))) return rc;
+    if ((rc = run_pass(b, err))) return rc;
     for (int i = 1; i < warm_chunks(b->engine); i++)
         if ((rc = run_chunk(b, false, err))) return rc;
     b->warm_kib = resident_kib();
@@ -182,8 +201,8 @@ static double fastest_chunk(bench *b) { return b->model.steps * percentile(&b->t
 static double undisturbed(bench *b) { return b->rate.n && b->gflop[CHUNK] > 0 ? fastest_chunk(b) * percentile(&b->rate, 100) / b->gflop[CHUNK] : 0; }
 
 static void print_text(bench *b) {
-    printf("%s on %s, %dx%d, %d chunks of %d frames after the memory was full\n", b->model.name, b->model.device, b->model.width, b->model.height, b->cli->chunks,
-           b->model.frames_chunk);
+    printf("%s on %s, %dx%d, %d session%s, %d chunks of %d frames after the memory was full\n", b->model.name, b->model.device, b->model.width, b->model.height,
+           b->sessions, b->sessions > 1 ? "s" : "", b->cli->chunks, b->model.frames_chunk);
     printf("%-13s %10s %10s %10s %10s %8s\n", "stage", "p50 ms", "p95 ms", "GFLOP", "GFLOP/s", "ratio");
     for (int s = 0; s < STAGES; s++) {
         const double p50 = percentile(&b->time[s], 50);
@@ -195,7 +214,8 @@ static void print_text(bench *b) {
     }
     printf("chunk = %d denoise + decode + clean; counted %.1f GFLOP: decoder %.1f, linear layers %.1f, attention %.1f\n", b->model.steps, b->gflop[CHUNK],
            b->chunk_flops.decoder, b->chunk_flops.linear, b->chunk_flops.attention);
-    printf("%.1f frames/s, %.2f x real time\n", b->model.frames_chunk / percentile(&b->time[CHUNK], 50),
+    printf("transformer of a chunk %.2f ms\n", (b->model.steps * percentile(&b->time[DENOISE], 50) + percentile(&b->time[CLEAN], 50)) * 1e3);
+    printf("%.1f frames/s a session, %.2f x real time\n", b->model.frames_chunk / percentile(&b->time[CHUNK], 50),
            b->model.frames_chunk / percentile(&b->time[CHUNK], 50) / b->model.fps);
     if (b->sgemm) {
         printf("sgemm %dx%dx%d: %.1f GFLOP/s p50, %.1f at best (OpenBLAS, kernel %s, %d threads)\n", SC_SGEMM_M, SC_SGEMM_N, SC_SGEMM_K, percentile(&b->rate, 50),
@@ -213,6 +233,7 @@ static void print_json(bench *b) {
     cJSON_AddStringToObject(o, "model", b->model.name);
     cJSON_AddStringToObject(o, "device", b->model.device);
     cJSON_AddNumberToObject(o, "chunks", b->cli->chunks);
+    cJSON_AddNumberToObject(o, "sessions", b->sessions);
     cJSON_AddNumberToObject(o, "frames_chunk", b->model.frames_chunk);
     for (int i = 0; i < STAGES; i++) {
         if (!b->time[i].n) continue;
@@ -242,15 +263,34 @@ static void print_json(bench *b) {
     cJSON_Delete(o);
 }
 
+/* Open the model, or a directory of random weights made for this run. */
+static sc_status open_engine(bench *b, sc_error *err) {
+    sc_engine_options o = {.model_dir = b->cli->model, .device = b->cli->device, .threads = b->cli->threads, .max_sessions = b->cli->sessions, .memory = b->cli->memory};
+    const char *tmp = getenv("TMPDIR");
+    char dir[512], tokenizer[512];
+    uint64_t start = sc_now_ns();
+    sc_status rc;
+
+    if (b->cli->shape) {
+        snprintf(dir, sizeof dir, "%s/sparsecast-bench-XXXXXX", tmp && *tmp ? tmp : "/tmp");
+        snprintf(tokenizer, sizeof tokenizer, "%s/spiece.model", b->cli->model);
+        if (!mkdtemp(dir)) return sc_fail(err, SC_EIO, "%s: cannot make a folder", dir);
+        rc = sc_random_model_write(b->cli->shape, dir, tokenizer, NULL, err);
+        start = sc_now_ns();
+        o.model_dir = dir;
+        if (!rc) rc = sc_engine_open(&b->engine, &o, err);
+        sc_random_model_remove(dir);
+    } else rc = sc_engine_open(&b->engine, &o, err);
+    b->ready_s = seconds_since(start);
+    return rc;
+}
+
 int sc_cmd_bench(const sc_cli *cli) {
     bench b = {.cli = cli};
     sc_error err = {0};
-    const uint64_t start = sc_now_ns();
     int rc = 0;
 
-    if (sc_engine_open(&b.engine, &(sc_engine_options){.model_dir = cli->model, .device = cli->device, .threads = cli->threads, .max_sessions = 1, .memory = cli->memory}, &err))
-        return sc_cli_cannot_open(&err);
-    b.ready_s = seconds_since(start);
+    if (open_engine(&b, &err)) return sc_cli_cannot_open(&err);
     sc_engine_describe(b.engine, &b.model);
     if (measure(&b, &err)) {
         fprintf(stderr, "sparsecast: bench: %s\n", err.text);
@@ -261,7 +301,7 @@ int sc_cmd_bench(const sc_cli *cli) {
     free(b.rate.x);
     sc_sgemm_close(b.sgemm);
     sc_jpeg_destroy(b.jpeg);
-    sc_session_destroy(b.session);
+    for (int i = 0; i < b.sessions; i++) sc_session_destroy(b.session[i]);
     sc_engine_close(b.engine);
     return rc;
 }

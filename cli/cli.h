@@ -19,8 +19,8 @@ typedef struct {
     int later_count;
     double seconds;
     uint64_t seed;
-    const char *transition;
-    int blend_chunks, quality, chunks;
+    const char *transition, *shape;
+    int blend_chunks, quality, chunks, sessions;
     bool json, tensors;
     const char **arg;   /* what is not an option */
     int args;

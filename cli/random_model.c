@@ -39,9 +39,10 @@ static const shape shapes[] = {
     {"wan-1.3b-vae", 1536, 12, 8960, 30, 60, 104, 4096, 512, 256, {3, 5, 4}, 3, 78, 5, UMT5_XXL, {0}, 96},
     {"wan-14b", 5120, 40, 13824, 40, 60, 104, 4096, 512, 256, {3, 5, 4}, 3, 78, 5, UMT5_XXL, TAEW2_1, 0},
     {"tiny", 256, 2, 320, 2, 12, 16, 96, 24, 64, {3, 3, 4}, 3, 4, 5, {498, 96, 160, 3, 2}, {32, 24, 16, 16}, 0},
+    {"tiny-vae", 256, 2, 320, 2, 12, 16, 96, 24, 64, {3, 3, 4}, 3, 4, 5, {498, 96, 160, 3, 2}, {0}, 8},
 };
 enum { SHAPES = sizeof shapes / sizeof *shapes };
-const char *const sc_random_model_shapes[] = {"wan-1.3b", "wan-1.3b-vae", "wan-14b", "tiny", NULL};
+const char *const sc_random_model_shapes[] = {"wan-1.3b", "wan-1.3b-vae", "wan-14b", "tiny", "tiny-vae", NULL};
 
 typedef struct {
     char name[112];
@@ -337,7 +338,7 @@ static sc_status write_config(const char *dir, const shape *s, sc_error *err) {
     fprintf(f, " \"t5\":{\"vocab\":%d,\"dim\":%d,\"dim_attn\":%d,\"dim_ffn\":%d,\"heads\":%d,\"layers\":%d,\"buckets\":32,\"max_dist\":128,\"cleaning\":\"wan\","
                "\"files\":[\"text_encoder.safetensors\"],\"tokenizer\":\"spiece.model\"},\n",
             s->t5.vocab, s->t5.dim, s->t5.dim, s->t5.ffn, s->t5.heads, s->t5.layers);
-    if (s->vae_dim) fprintf(f, " \"decoder\":{\"kind\":\"wan_vae\",\"z\":16,\"patch\":1,\"file\":\"decoder.safetensors\"},\n");
+    if (s->vae_dim) fprintf(f, " \"decoder\":{\"kind\":\"wan_vae\",\"dim\":%d,\"z\":16,\"patch\":1,\"file\":\"decoder.safetensors\"},\n", s->vae_dim);
     else
         fprintf(f, " \"decoder\":{\"kind\":\"taehv\",\"dec\":[%d,%d,%d,%d],\"z\":16,\"patch\":1,\"file\":\"decoder.safetensors\"},\n", s->dec[0], s->dec[1],
                 s->dec[2], s->dec[3]);
@@ -367,7 +368,7 @@ sc_status sc_random_model_write(const char *name, const char *dir, const char *t
     sc_status rc;
 
     for (int i = 0; i < SHAPES; i++) if (!strcmp(shapes[i].name, name)) s = &shapes[i];
-    if (!s) return sc_fail(err, SC_EINVAL, "shape %.60s: not one of wan-1.3b, wan-1.3b-vae, wan-14b, tiny", name);
+    if (!s) return sc_fail(err, SC_EINVAL, "shape %.60s: not one of wan-1.3b, wan-1.3b-vae, wan-14b, tiny, tiny-vae", name);
     if (mkdir(dir, 0755) && errno != EEXIST) return sc_fail(err, SC_EIO, "%s: %s", dir, strerror(errno));
     float *normal = normal_table();
     if (!normal) return sc_fail(err, SC_ENOMEM, "random weights: out of memory");

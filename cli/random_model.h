@@ -8,7 +8,7 @@
 #include <stddef.h>
 
 /* Shapes: "wan-1.3b" (832x480, persistent blocks, UMT5-XXL, TAEHV), "wan-1.3b-vae" (the same with the Wan VAE's decoder), "wan-14b",
- * "tiny" (seconds on a CPU). NULL-terminated. */
+ * "tiny" and "tiny-vae" (seconds on a CPU). NULL-terminated. */
 extern const char *const sc_random_model_shapes[];
 
 /* Write DIR (made when missing): config.json, safetensors, and a copy of the SentencePiece file `tokenizer`. *bytes (may be NULL): of
