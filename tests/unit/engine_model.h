@@ -300,6 +300,7 @@ static inline void tiny_free(tiny_model *m) {
 
 /* ---- the folder --------------------------------------------------------------------------------------------------------- */
 
+static int tiny_threads = 2; /* of the engines that are opened */
 static char tiny_dir[64];
 static const char *const tiny_files[] = {"config.json", "dit.safetensors", "text.safetensors", "tae.safetensors", "spiece.model"};
 
@@ -357,7 +358,7 @@ static inline int tiny_remove(void **state) {
 static inline sc_engine *tiny_open_saved(const char *device, int sessions) {
     sc_engine *e = NULL;
     sc_error err = {0};
-    if (sc_engine_open(&e, &(sc_engine_options){.model_dir = tiny_dir, .device = device, .threads = 2, .max_sessions = sessions}, &err)) fail_msg("open: %s", err.text);
+    if (sc_engine_open(&e, &(sc_engine_options){.model_dir = tiny_dir, .device = device, .threads = tiny_threads, .max_sessions = sessions}, &err)) fail_msg("open: %s", err.text);
     return e;
 }
 
