@@ -77,7 +77,7 @@ sc_status sc_server_config_set(sc_server_config *c, const char *name, const char
     case INT: {
         errno = 0;
         long v = strtol(value, &end, 10);
-        if (errno || end == value || *end || v < o->min || v > o->max)
+        if (errno || end == value || *end || isspace((unsigned char)*value) || *value == '+' || v < o->min || v > o->max)
             return sc_fail(err, SC_EINVAL, "%s: must be %ld to %ld, found \"%.60s\"", name, o->min, o->max, value);
         *(int *)field(c, o) = (int)v;
         return SC_OK;
@@ -210,7 +210,7 @@ sc_status sc_server_config_check(sc_server_config *c, sc_error *err) {
     size_t n = colon ? (size_t)(colon - c->listen) : 0;
     errno = 0;
     long port = colon ? strtol(colon + 1, &end, 10) : -1;
-    if (!colon || !colon[1] || *end || port < 0 || port > 65535 || n >= sizeof c->host)
+    if (!colon || !isdigit((unsigned char)colon[1]) || *end || port < 0 || port > 65535 || n >= sizeof c->host)
         return sc_fail(err, SC_EINVAL, "listen: must be address:port, found \"%.60s\"", c->listen);
     memcpy(c->host, c->listen, n);
     c->host[n] = 0;

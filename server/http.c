@@ -90,20 +90,21 @@ static enum MHD_Result preflight(struct sc_request *r, const char *allow) {
     return http_send(r, 204, response, NULL);
 }
 
-/* Wrong keys fill a bucket that empties by one a second; full, they are not even compared. */
-static bool too_many_wrong_keys(sc_http *h, bool wrong) {
+/* Wrong keys fill a bucket that empties by one a second; full, the answer is 429. Right ones are never kept waiting by it. */
+static bool too_many_wrong_keys(sc_http *h) {
     uint64_t now = sc_now_ns();
     h->wrong_keys -= (double)(now - h->wrong_keys_ns) * 1e-9;
     h->wrong_keys_ns = now;
     if (h->wrong_keys < 0) h->wrong_keys = 0;
-    if (wrong) h->wrong_keys += 1;
-    return h->wrong_keys > WRONG_KEYS;
+    if (h->wrong_keys > WRONG_KEYS) return true;
+    h->wrong_keys += 1;
+    return false;
 }
 
 static enum MHD_Result no_key(struct sc_request *r, bool given) {
     sc_problem p = {0};
     size_t n;
-    if (given && too_many_wrong_keys(r->http, true)) return http_problem(r, 429, "Too many wrong keys; wait a little.");
+    if (given && too_many_wrong_keys(r->http)) return http_problem(r, 429, "Too many wrong keys; wait a little.");
     sc_problem_set(&p, 401, "%s", given ? "This key is not known." : "An API key is needed: Authorization: Bearer KEY.");
     char *text = sc_problem_json(&p, r->url, &n);
     struct MHD_Response *response = text ? http_response(text, n, ANSWER_MOVE) : NULL;
@@ -138,11 +139,7 @@ static bool refused_early(struct sc_request *r, const char *method, enum MHD_Res
     if (!r->route && !allow[0]) return *answer = http_problem(r, 404, "There is nothing of this name."), true;
     if (!r->route && !strcmp(method, "OPTIONS") && http_origin_listed(r)) return *answer = preflight(r, allow), true;
     if (!r->route) return *answer = wrong_method(r, allow), true;
-    if (r->route->key && sc_access_needs_key(r->http->o.access)) {
-        if (authorization && too_many_wrong_keys(r->http, false))
-            return *answer = http_problem(r, 429, "Too many wrong keys; wait a little."), true;
-        if (!sc_access_key(r->http->o.access, authorization)) return *answer = no_key(r, authorization != NULL), true;
-    }
+    if (r->route->key && !sc_access_key(r->http->o.access, authorization)) return *answer = no_key(r, authorization != NULL), true;
     const char *site = http_header(r, "Sec-Fetch-Site");
     if (strcmp(r->route->method, "GET") && site && strcmp(site, "same-origin") && strcmp(site, "none") && !http_origin_listed(r))
         return *answer = http_problem(r, 403, "A page of another site may not do this."), true;

@@ -5,7 +5,7 @@
  *     loop: lws_service -> what is readable -> mailbox -> frames that are due -> once a second: stats, pings, the slow
  *
  * libwebsockets waits in poll(); an epoll descriptor adopted into it wakes it for our own things: client bytes, the mailbox, the timer.
- * Client bytes are read by us (why: ws_reader.h), so its own reading is switched off with rx flow control until a connection closes.
+ * Client bytes are read by us (why: ws_reader.h), so its own reading is switched off with rx flow control.
  *
  * A viewer has a short queue of texts and nothing else: when its socket can take something, it gets the texts and then the newest frame,
  * straight from the one buffer all viewers share. A viewer that takes nothing for 10 s while something waits is closed with 1013. */

@@ -44,6 +44,7 @@ struct viewer {
     int close_code;           /* 0: not closing */
     char close_reason[124];
     bool peer_closed, close_begun;
+    bool deaf;                /* what it sends is no longer looked at */
     uint64_t kill_ns;         /* cut then, 0: never */
 };
 

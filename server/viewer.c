@@ -1,6 +1,7 @@
 /* viewer.c - one WebSocket viewer: what it says, what it is sent, how it ends. See stream.h and PROTOCOL.md.
  *
- * Closing: texts that wait go first, then the close frame; the peer's own close or the end of the connection finishes it, or a deadline. */
+ * Closing: texts that wait go first, then the close frame; the peer's own close or the end of the connection finishes it, or a deadline. What
+ * still comes until then is read and thrown away: left unread it would make our end a reset, which may overtake the close frame. */
 #include "server/stream_internal.h"
 #include "base/clock.h"
 #include "base/log.h"
@@ -14,7 +15,7 @@
 
 enum { READS_A_TURN = 8, EXCESS_MAX = 100 };
 static const uint64_t SECOND_NS = 1000000000u, SLOW_NS = 10000000000u, STATS_NS = 5000000000u, PING_NS = 15000000000u, SILENCE_NS = 45000000000u,
-                      CLOSE_NS = 5000000000u, FLUSH_NS = 50000000u;
+                      CLOSE_NS = 5000000000u, FLUSH_NS = 50000000u, DEAF_NS = 1000000000u;
 
 static_assert(SC_FRAME_HEADROOM >= LWS_PRE, "the WebSocket header goes in front of the frame");
 
@@ -70,7 +71,6 @@ static void detach(struct viewer *v) {
     sc_channel *c = v->channel;
     if (!c) return;
     v->channel = NULL;
-    epoll_ctl(v->stream->epoll, EPOLL_CTL_DEL, v->fd, NULL);
     set_quality(v->stream, c);
     sc_channel_viewer(c, -1, true, sc_now_ns());
     sc_log(SC_LOG_INFO, "stream", "session=%s viewer=%llu left sent=%llu dropped=%llu code=%d", sc_channel_id(c), (unsigned long long)v->id,
@@ -112,15 +112,13 @@ int sc_viewer_open(sc_stream *s, struct viewer *v, struct lws *wsi, const char *
     s->viewers = v;
     atomic_fetch_add(&s->viewers_now, 1);
     SC_COUNT(streams_opened, 1);
+    if (epoll_ctl(s->epoll, EPOLL_CTL_ADD, v->fd, &e)) {
+        sc_log(SC_LOG_WARN, "stream", "epoll: %s", strerror(errno));
+        return -1;
+    }
     if (!(v->channel = sc_hub_find(s->o.hub, id))) { /* ended between the router's look and now */
         sc_viewer_close(v, 4404, "no such session");
         return 0;
-    }
-    if (epoll_ctl(s->epoll, EPOLL_CTL_ADD, v->fd, &e)) {
-        sc_log(SC_LOG_WARN, "stream", "epoll: %s", strerror(errno));
-        sc_channel_release(v->channel);
-        v->channel = NULL;
-        return -1;
     }
     sc_channel_read(v->channel, &view, now);
     v->repeat = view.frame;
@@ -135,6 +133,7 @@ int sc_viewer_open(sc_stream *s, struct viewer *v, struct lws *wsi, const char *
 void sc_viewer_gone(struct viewer *v) {
     sc_stream *s = v->stream;
     if (!s) return; /* refused before it was a viewer */
+    epoll_ctl(s->epoll, EPOLL_CTL_DEL, v->fd, NULL);
     detach(v);
     for (; v->texts_n; v->texts_n--, v->texts_at++) sc_text_release(v->texts[v->texts_at % SC_VIEWER_TEXTS]);
     sc_ws_reader_free(&v->reader);
@@ -235,28 +234,27 @@ static void on_text(struct viewer *v, const char *text, size_t n) {
 }
 
 void sc_viewer_read(struct viewer *v) {
-    for (int i = 0; i < READS_A_TURN && v->channel; i++) {
+    for (int i = 0; i < READS_A_TURN; i++) {
         ssize_t n = recv(v->fd, v->stream->rx, sizeof v->stream->rx, MSG_DONTWAIT);
         if (n < 0 && (errno == EAGAIN || errno == EINTR)) return;
         if (n <= 0) { sc_viewer_cut(v); return; }
         v->heard_ns = sc_now_ns();
         const unsigned char *p = v->stream->rx, *end = p + n;
-        for (sc_ws_event e; (e = sc_ws_read(&v->reader, &p, end)) != SC_WS_MORE;) {
+        for (sc_ws_event e; !v->deaf && (e = sc_ws_read(&v->reader, &p, end)) != SC_WS_MORE;) {
             if (e == SC_WS_TEXT && !v->close_code) on_text(v, (const char *)v->reader.data, v->reader.n);
-            else if (e == SC_WS_PING) { /* of several only the newest needs its answer */
+            else if (e == SC_WS_PING && !v->close_code) { /* of several only the newest needs its answer */
                 memcpy(v->pong + LWS_PRE, v->reader.data, v->reader.n);
                 v->pong_n = v->reader.n;
                 v->pong_due = true;
                 sc_viewer_ask(v);
             } else if (e == SC_WS_CLOSE) {
-                v->peer_closed = true;
+                if (v->close_begun) { sc_viewer_cut(v); return; } /* ours is answered */
+                v->peer_closed = v->deaf = true;
                 sc_viewer_close(v, v->reader.code == 1005 ? 1000 : v->reader.code, "");
-                return;
             } else if (e == SC_WS_BAD) {
-                sc_log(SC_LOG_INFO, "stream", "session=%s viewer=%llu bad input: %s", sc_channel_id(v->channel), (unsigned long long)v->id, v->reader.why);
+                sc_log(SC_LOG_INFO, "stream", "viewer=%llu bad input: %s", (unsigned long long)v->id, v->reader.why);
+                v->deaf = true;
                 sc_viewer_close(v, v->reader.code, v->reader.why);
-                epoll_ctl(v->stream->epoll, EPOLL_CTL_DEL, v->fd, NULL);
-                return;
             }
         }
     }
@@ -287,8 +285,8 @@ static int send_close(struct viewer *v) {
     lws_close_reason(v->wsi, (enum lws_close_status)v->close_code, (unsigned char *)v->close_reason, strlen(v->close_reason));
     v->close_begun = true;
     if (v->peer_closed) v->kill_ns = sc_now_ns() + FLUSH_NS; /* nothing more will come from there: the close frame, and the end */
+    else if (v->deaf) v->kill_ns = sc_now_ns() + DEAF_NS;    /* its close frame would not be understood */
     detach(v);
-    lws_rx_flow_control(v->wsi, 1); /* libwebsockets waits for the peer's close frame itself */
     return -1;
 }
 
