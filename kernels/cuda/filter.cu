@@ -41,6 +41,14 @@ static void sum_phase(float *to, const float *w, size_t pairs, int py, int px) {
         }
 }
 
+/* w [out][in][9] to [slab of 64][tap][8 planes][n][8], n = 8 or 16 output channels. */
+static void pack_narrow(uint16_t *to, const sc_filter *f, const float *w, int n, sc_dtype act) {
+    for (int o = 0; o < f->out_ch; o++)
+        for (int i = 0; i < f->in_ch; i++)
+            for (int tap = 0; tap < 9; tap++)
+                to[((((size_t)(i / 64) * 9 + tap) * 8 + i % 64 / 8) * n + o) * 8 + i % 8] = bits(w[((size_t)o * f->in_ch + i) * 9 + tap], act);
+}
+
 static void pack_plain(uint16_t *to, const sc_filter *f, const float *w, sc_dtype act) {
     const int taps = f->size * f->size, slabs = (f->in_ch + 15) / 16, oc = (f->out_ch + 63) / 64 * 64;
     for (int o = 0; o < f->out_ch; o++)
@@ -59,6 +67,7 @@ extern "C" void sc_cuda_filter_destroy(sc_device *, sc_filter *f) {
     if (!f) return;
     cudaFree(f->wide);
     cudaFree(f->phases);
+    cudaFree(f->narrow);
     cudaFree(f->plain);
     cudaFree(f->bias);
     free(f);
@@ -95,6 +104,14 @@ extern "C" sc_status sc_cuda_filter_create(sc_device *dev, sc_filter **out, cons
         if (!(packed = (uint16_t *)calloc(count, 2))) goto no_memory;
         pack_wide(packed, f, w, taps, dev->act);
         if (e == cudaSuccess) e = place(c, &f->wide, packed, count * 2);
+    }
+    if (wgmma && d->size == 3 && !d->has_past && d->out_ch <= 16) {
+        const int n = d->out_ch <= 8 ? 8 : 16;
+        const size_t count = (size_t)(d->in_ch + 63) / 64 * 9 * 64 * n;
+        free(packed);
+        if (!(packed = (uint16_t *)calloc(count, 2))) goto no_memory;
+        pack_narrow(packed, f, w, n, dev->act);
+        if (e == cudaSuccess) e = place(c, &f->narrow, packed, count * 2);
     }
     if (wgmma && d->size == 3 && !d->has_past) {
         f->phase_elems = pack_wide(NULL, f, NULL, 4, dev->act);

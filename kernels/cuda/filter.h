@@ -6,12 +6,13 @@
 /* Packed weights, act type, zeros where padded. NULL: this form is not there.
  *   wide    conv.cuh, all taps:         [step][oc / 64][tap][2 kk][64][8]
  *   phases  conv.cuh, doubled pictures: [phase][step][oc / 64][2 x 2 taps][2 kk][64][8], sums of the 3x3 weights
+ *   narrow  conv_narrow.cuh, 3x3 to at most 16 channels: [slab of 64][tap][8 planes][8 or 16][8]
  *   plain   conv_mma.cuh:               [tap][in / 16][oc padded to 64][16]
  * step = (source, slab of 16 kk channels); the second source is the frame before. */
 struct sc_filter {
     int out_ch, in_ch, size, stride, sources;
     int pw, oc_tiles;       /* conv.cuh: its PW, and its CTAs along the output channels */
-    void *wide, *phases, *plain;
+    void *wide, *phases, *narrow, *plain;
     size_t phase_elems;     /* elements of one phase */
     float *bias;            /* f32, zeros past out_ch, [out_ch padded to 128] */
 };
