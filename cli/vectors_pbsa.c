@@ -341,6 +341,7 @@ bool sc_vectors_pbsa_rollout(sc_vectors *v) {
 
     const size_t page = (size_t)(block * d), slots = (size_t)(heads * m.slots);
     const int keep_max = (int)sel_t->shape[3], columns = (int)score_t->shape[2], S = m.slots;
+    int most_kept = 0, most_seen = 0; /* blocks of a list, of a row of scores */
     float *pk = calloc(slots * page, 4), *pv = calloc(slots * page, 4), *rep = calloc(slots * (size_t)d, 4), *rep_q = malloc((size_t)(heads * B * d) * 4);
     float *out = malloc(chunk * (size_t)chunks * 4), *mass = calloc((size_t)(chunks * heads * columns), 4), *one = malloc(chunk * 4), *col = malloc(slots * 4);
     const size_t sel_n = (size_t)(chunks * heads * B) * (size_t)keep_max;
@@ -357,6 +358,8 @@ bool sc_vectors_pbsa_rollout(sc_vectors *v) {
         if (sc_kv_begin(&m, &v->err)) return false;
         const sc_kv_view view = sc_kv_view_of(&m);
         const int keep = sc_kv_keep(ratio, view.window), n = view.persistent + view.window;
+        if (keep > most_kept) most_kept = keep;
+        if (n > most_seen) most_seen = n;
         if (ops->download(v->dev, m.host, m.device, slots * sizeof *m.host, &v->err)) return false;
         for (int h = 0; h < heads; h++) {
             block_means(rep_q + (size_t)(h * B * d), q + (size_t)t * chunk + (size_t)(h * tokens * d), B, block, block, d);
@@ -406,6 +409,10 @@ bool sc_vectors_pbsa_rollout(sc_vectors *v) {
             for (int s = 0; s < m.persistent; s++) p_ids[(t * heads + h) * C + s] = (int32_t)m.host[h * S + s].chunk * B + m.host[h * S + s].block;
         void *dev[] = {pages.k, pages.v, pages.rep_k, rep_dev, q_dev, out_dev};
         for (size_t i = 0; i < sizeof dev / sizeof *dev; i++) ops->release(v->dev, dev[i]);
+    }
+    if (most_kept > keep_max || most_seen > columns) {
+        sc_fail(&v->err, SC_EINVAL, "%s: room for %d selected blocks and %d scores, the rollout has %d and %d", v->path, keep_max, columns, most_kept, most_seen);
+        return false;
     }
     sc_vectors_check_n(v, "out.out", out, chunk * (size_t)chunks);
     sc_vectors_check_ints_n(v, "out.selected_ids", sel, sel_n);
