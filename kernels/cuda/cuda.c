@@ -86,6 +86,10 @@ GUARDED(conv, sc_conv_args)
 GUARDED(grow, sc_grow_args)
 GUARDED(pool, sc_pool_args)
 GUARDED(pixels, sc_pixels_args)
+GUARDED(conv3, sc_conv3_args)
+GUARDED(channel_norm, sc_channel_norm_args)
+GUARDED(frame_attention, sc_frame_attention_args)
+GUARDED(planes_in, sc_planes_in_args)
 
 #define REFUSE_IF_LOST(op) if (((const device *)dev)->failed) return refused((const device *)dev, op, err)
 
@@ -191,7 +195,7 @@ const sc_ops sc_cuda_ops = {
     .memory_update = op_memory_update, .cross_attention = op_cross_attention, .text_attention = op_text_attention, .gather = gather,
     .mul_gelu = mul_gelu, .convert = convert, .silu = silu, .add_rows = add_rows, .patchify = op_patchify, .unpatchify = op_unpatchify,
     .noise = op_noise, .denoise = op_denoise, .latent_in = op_latent_in, .conv = op_conv, .grow = op_grow, .pool = op_pool,
-    .pixels = op_pixels,
+    .pixels = op_pixels, .conv3 = op_conv3, .channel_norm = op_channel_norm, .frame_attention = op_frame_attention, .planes_in = op_planes_in,
     .close = close_device,
 };
 

@@ -63,10 +63,15 @@ sc_status sc_cuda_conv(sc_device *, const sc_conv_args *, sc_error *);
 sc_status sc_cuda_grow(sc_device *, const sc_grow_args *, sc_error *);
 sc_status sc_cuda_pool(sc_device *, const sc_pool_args *, sc_error *);
 sc_status sc_cuda_pixels(sc_device *, const sc_pixels_args *, sc_error *);
+sc_status sc_cuda_conv3(sc_device *, const sc_conv3_args *, sc_error *);
+sc_status sc_cuda_channel_norm(sc_device *, const sc_channel_norm_args *, sc_error *);
+sc_status sc_cuda_frame_attention(sc_device *, const sc_frame_attention_args *, sc_error *);
+sc_status sc_cuda_planes_in(sc_device *, const sc_planes_in_args *, sc_error *);
 
 sc_status sc_cuda_matrix_create(sc_device *, sc_matrix **out, const sc_matrix_desc *, sc_error *);
 void sc_cuda_matrix_destroy(sc_device *, sc_matrix *);
 sc_status sc_cuda_filter_create(sc_device *, sc_filter **out, const sc_filter_desc *, sc_error *);
+sc_status sc_cuda_filter3_create(sc_device *, sc_filter **out, const sc_filter_desc *, sc_error *); /* filters of several frames: conv3.cu */
 void sc_cuda_filter_destroy(sc_device *, sc_filter *);
 
 #ifdef __cplusplus

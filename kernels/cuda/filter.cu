@@ -74,6 +74,7 @@ extern "C" void sc_cuda_filter_destroy(sc_device *, sc_filter *f) {
 }
 
 extern "C" sc_status sc_cuda_filter_create(sc_device *dev, sc_filter **out, const sc_filter_desc *d, sc_error *err) {
+    if (d->taps > 1 || d->time_stride > 1 || d->pad_end) return sc_cuda_filter3_create(dev, out, d, err);
     struct sc_cuda *c = (struct sc_cuda *)dev;
     const int taps = d->size * d->size, oc64 = (d->out_ch + 63) / 64, ch = d->has_past ? d->in_ch / 2 : d->in_ch;
     const size_t pairs = (size_t)d->out_ch * d->in_ch, bias_count = (size_t)(d->out_ch + 127) / 128 * 128;
@@ -86,7 +87,6 @@ extern "C" sc_status sc_cuda_filter_create(sc_device *dev, sc_filter **out, cons
 
     *out = NULL;
     assert((d->size == 1 || d->size == 3) && (d->stride == 1 || d->stride == 2) && !(d->has_past && d->in_ch % 2));
-    assert(d->taps <= 1 && d->time_stride <= 1 && !d->pad_end); /* conv3 is not among this device's operations */
     if (!f || !w || !bias) goto no_memory;
     f->out_ch = d->out_ch, f->in_ch = d->in_ch, f->size = d->size, f->stride = d->stride, f->sources = d->has_past ? 2 : 1;
     f->pw = oc64 % 2 ? 2 : 1;

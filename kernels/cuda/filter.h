@@ -15,6 +15,8 @@ struct sc_filter {
     void *wide, *phases, *narrow, *plain;
     size_t phase_elems;     /* elements of one phase */
     float *bias;            /* f32, zeros past out_ch, [out_ch padded to 128] */
+    int taps, time_stride;  /* conv3.cu's filters, which see several frames; 0 in all others. Their packed forms: conv3.cu */
+    bool pad_end;
 };
 
 /* Channels of a stage of conv.cuh, in units of 16. */

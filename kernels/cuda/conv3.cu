@@ -1,0 +1,169 @@
+/* conv3.cu - convolutions that see several frames: their weights packed, arguments checked and flattened, the kernel chosen.
+ *
+ * conv3.cuh (wgmma) takes 3x3x3 and 3x1x1 without strides and with a multiple of 8 input channels on a card of compute capability 9.0;
+ * conv3_mma.cuh takes everything else and everything when mma.sync is forced. Filters of one frame without a stride in time are filter.cu's,
+ * and conv.cu multiplies them.
+ *
+ * Packed weights, act type, zeros where padded:
+ *   wide   conv3.cuh:     [frame][slab of 16 kk channels][tap][2 kk][out padded to 16][8], kk 1 for 3x3, 4 for 1x1
+ *   plain  conv3_mma.cuh: [frame][tap][in / 16][out padded to 64][16]
+ * The width of a tile, NT channels, is chosen by the call: the one whose waves over the multiprocessors cost least.
+ * Thread: engine; conv3 is asynchronous on the device's stream. */
+#include "kernels/cuda/conv3.cuh"
+#include "kernels/cuda/conv3_mma.cuh"
+#include "kernels/cuda/conv_mma.cuh"
+#include "kernels/cuda/filter.h"
+
+#include <assert.h>
+#include <limits.h>
+#include <stdlib.h>
+
+using namespace sc;
+
+/* ---- weights ------------------------------------------------------------------------------------------------------------ */
+
+static uint16_t bits(float f, sc_dtype act) {
+    if (act == SC_F16) return __half_as_ushort(__float2half_rn(f));
+    return __bfloat16_as_ushort(__float2bfloat16_rn(f));
+}
+
+static int padded(int n, int to) { return (n + to - 1) / to * to; }
+
+/* w [out][in][frames][taps] to [frame][slab][tap][plane][out padded][8]; returns the elements, writes none when `to` is NULL. */
+static size_t pack_wide(uint16_t *to, const sc_filter *f, const float *w, sc_dtype act) {
+    const int taps = f->size * f->size, planes = taps == 9 ? 2 : 8, slabs = (f->in_ch + planes * 8 - 1) / (planes * 8), oc = padded(f->out_ch, 16);
+    for (int o = 0; to && o < f->out_ch; o++)
+        for (int i = 0; i < f->in_ch; i++)
+            for (int t = 0; t < f->taps; t++)
+                for (int tap = 0; tap < taps; tap++) {
+                    const size_t step = (size_t)t * slabs + i / (planes * 8), plane = i % (planes * 8) / 8;
+                    to[(((step * taps + tap) * planes + plane) * oc + o) * 8 + i % 8] = bits(w[(((size_t)o * f->in_ch + i) * f->taps + t) * taps + tap], act);
+                }
+    return (size_t)f->taps * slabs * taps * planes * oc * 8;
+}
+
+/* The same to [frame][tap][in / 16][out padded to 64][16]. */
+static size_t pack_plain(uint16_t *to, const sc_filter *f, const float *w, sc_dtype act) {
+    const int taps = f->size * f->size, slabs = (f->in_ch + 15) / 16, oc = padded(f->out_ch, 64);
+    for (int o = 0; to && o < f->out_ch; o++)
+        for (int i = 0; i < f->in_ch; i++)
+            for (int t = 0; t < f->taps * taps; t++)
+                to[(((size_t)t * slabs + i / 16) * oc + o) * 16 + i % 16] = bits(w[((size_t)o * f->in_ch + i) * f->taps * taps + t], act);
+    return (size_t)f->taps * taps * slabs * oc * 16;
+}
+
+typedef size_t pack(uint16_t *to, const sc_filter *f, const float *w, sc_dtype act);
+
+static cudaError_t pack_and_place(struct sc_cuda *c, void **to, pack *form, const sc_filter *f, const float *w) {
+    const size_t count = form(NULL, f, w, c->base.act);
+    uint16_t *packed = (uint16_t *)calloc(count, 2);
+    if (!packed) return cudaErrorMemoryAllocation;
+    form(packed, f, w, c->base.act);
+    cudaError_t e = cudaMalloc(to, count * 2);
+    if (e == cudaSuccess) e = cudaMemcpyAsync(*to, packed, count * 2, cudaMemcpyHostToDevice, c->stream);
+    if (e == cudaSuccess) e = cudaStreamSynchronize(c->stream);
+    free(packed);
+    return e;
+}
+
+extern "C" sc_status sc_cuda_filter3_create(sc_device *dev, sc_filter **out, const sc_filter_desc *d, sc_error *err) {
+    struct sc_cuda *c = (struct sc_cuda *)dev;
+    const int times = d->taps ? d->taps : 1;
+    const size_t count = (size_t)d->out_ch * d->in_ch * times * d->size * d->size, biases = (size_t)padded(d->out_ch, 64) + CONV3_NT_MAX;
+    sc_filter *f = (sc_filter *)calloc(1, sizeof *f);
+    float *w = (float *)malloc(count * sizeof *w), *bias = (float *)calloc(biases, sizeof *bias);
+    cudaError_t e = cudaErrorMemoryAllocation;
+
+    *out = NULL;
+    assert((d->size == 1 || d->size == 3) && (d->stride == 1 || d->stride == 2) && times <= 3 && d->time_stride <= 2 && !d->has_past);
+    if (!f || !w || !bias) goto cleanup;
+    f->out_ch = d->out_ch, f->in_ch = d->in_ch, f->size = d->size, f->stride = d->stride, f->sources = 1;
+    f->taps = times, f->time_stride = d->time_stride ? d->time_stride : 1, f->pad_end = d->pad_end;
+    sc_to_f32(w, d->data, d->type, count);
+    if (d->bias) sc_to_f32(bias, d->bias, d->bias_type, d->out_ch);
+    e = cudaMalloc((void **)&f->bias, biases * sizeof *bias);
+    if (e == cudaSuccess) e = cudaMemcpyAsync(f->bias, bias, biases * sizeof *bias, cudaMemcpyHostToDevice, c->stream);
+    if (e == cudaSuccess) e = cudaStreamSynchronize(c->stream);
+    if (e == cudaSuccess) e = pack_and_place(c, &f->plain, pack_plain, f, w);
+    if (e == cudaSuccess && c->cc_major == 9 && d->stride == 1 && f->time_stride == 1 && !d->pad_end && d->in_ch % 8 == 0)
+        e = pack_and_place(c, &f->wide, pack_wide, f, w);
+    if (e == cudaSuccess) {
+        *out = f;
+        f = NULL;
+    }
+cleanup:
+    free(w), free(bias);
+    sc_cuda_filter_destroy(dev, f);
+    if (e == cudaSuccess) return SC_OK;
+    if (e == cudaErrorMemoryAllocation) cudaGetLastError();
+    return sc_fail(err, e == cudaErrorMemoryAllocation ? SC_ENOMEM : SC_EGPU, "filter %d x %d x %d x %d x %d: %s", d->out_ch, d->in_ch, times, d->size, d->size, cudaGetErrorString(e));
+}
+
+/* ---- the operation ------------------------------------------------------------------------------------------------------ */
+
+/* Time of a convolution with tiles of `nt` channels x 128 mt pixels, in units of one product: waves times a CTA's share. */
+static long cost(const conv3_args &a, int mt, int nt, int sm_count) {
+    const long tiles = (long)((a.w + 15) / 16) * ((a.h + 8 * mt - 1) / (8 * mt)) * a.frames * ((a.oc + nt - 1) / nt);
+    return (tiles + sm_count - 1) / sm_count * mt * (nt + 8); /* 8: what the epilogue and the ends of a tile come to */
+}
+
+template <class T> static void launch_wide(const conv3_args &a, int size, int sm_count, cudaStream_t stream) {
+    if (size == 1) {
+        conv3_launch<T, 1, 4, 2, 192>(a, sm_count, stream);
+        return;
+    }
+    const long c192 = cost(a, 2, 192, sm_count), c128 = cost(a, 2, 128, sm_count), c96 = cost(a, 4, 96, sm_count);
+    if (a.oc <= 16) conv3_launch<T, 9, 1, 4, 16>(a, sm_count, stream);
+    else if (c192 <= c128 && c192 <= c96) conv3_launch<T, 9, 1, 2, 192>(a, sm_count, stream);
+    else if (c128 <= c96) conv3_launch<T, 9, 1, 2, 128>(a, sm_count, stream);
+    else conv3_launch<T, 9, 1, 4, 96>(a, sm_count, stream);
+}
+
+static bool aligned16(const void *a, const void *b, const void *c, const void *d) { return (((uintptr_t)a | (uintptr_t)b | (uintptr_t)c | (uintptr_t)d) & 15) == 0; }
+
+/* A filter of one frame: conv's or grow's, unless a residual is to be added to split channels. */
+static sc_status one_frame(sc_device *dev, const sc_conv3_args *a, sc_error *err) {
+    struct sc_cuda *c = (struct sc_cuda *)dev;
+    const sc_filter *f = a->w;
+    assert(f->sources == 1);
+    if (a->split <= 1) {
+        const sc_conv_args plain = {a->w, a->x, NULL, a->residual, a->out, a->n, a->h, a->w_px, false, false};
+        return sc_cuda_conv(dev, &plain, err);
+    }
+    if (!a->residual) {
+        const sc_grow_args grow = {a->w, a->x, a->out, a->n, a->h, a->w_px, a->split};
+        return sc_cuda_grow(dev, &grow, err);
+    }
+    conv_mma_args k = {};
+    k.x = a->x, k.residual = a->residual, k.out = a->out, k.weights = f->plain, k.bias = f->bias;
+    k.h = k.oh = a->h, k.w = k.ow = a->w_px, k.ch = k.in_ch = f->in_ch, k.oc = f->out_ch, k.size = 1, k.stride = 1, k.up = 1;
+    k.groups = a->split, k.group_ch = f->out_ch / a->split;
+    SC_ACT_CALL(dev->act, conv_mma_launch<T>(k, a->n, c->stream));
+    return sc_launched("conv3", err);
+}
+
+extern "C" sc_status sc_cuda_conv3(sc_device *dev, const sc_conv3_args *a, sc_error *err) {
+    struct sc_cuda *c = (struct sc_cuda *)dev;
+    const sc_filter *f = a->w;
+    const int split = a->split ? a->split : 1;
+    assert(f->out_ch % split == 0 && (split == 1 || f->size == 1));
+    if (!f->taps) return a->n < 1 ? SC_OK : one_frame(dev, a, err);
+    const int frames = a->n / f->time_stride;
+    assert(f->taps == 1 || a->past);
+    if (frames < 1) return SC_OK;
+    if (f->wide && !c->force_mma && aligned16(a->x, a->past, a->residual, a->out) && (size_t)a->h * a->w_px * f->in_ch < INT_MAX) {
+        conv3_args k = {};
+        k.x = a->x, k.past = a->past, k.residual = a->residual, k.out = a->out, k.weights = f->wide, k.bias = f->bias;
+        k.h = a->h, k.w = a->w_px, k.ch = f->in_ch, k.oc = f->out_ch, k.oc_padded = padded(f->out_ch, 16);
+        k.times = f->taps, k.frames = frames, k.split = split, k.group_ch = f->out_ch / split, k.vector = k.group_ch % 8 == 0;
+        SC_ACT_CALL(dev->act, launch_wide<T>(k, f->size, c->sm_count, c->stream));
+    } else {
+        conv3_mma_args k = {};
+        k.x = a->x, k.past = a->past, k.residual = a->residual, k.out = a->out, k.weights = f->plain, k.bias = f->bias;
+        k.h = a->h, k.w = a->w_px, k.oh = (a->h - 1) / f->stride + 1, k.ow = (a->w_px - 1) / f->stride + 1, k.ch = f->in_ch, k.oc = f->out_ch;
+        k.size = f->size, k.stride = f->stride, k.pad = f->pad_end ? 0 : f->size / 2, k.times = f->taps, k.time_stride = f->time_stride;
+        k.split = split, k.group_ch = f->out_ch / split;
+        SC_ACT_CALL(dev->act, conv3_mma_launch<T>(k, frames, c->stream));
+    }
+    return sc_launched("conv3", err);
+}
