@@ -327,13 +327,14 @@ static void zero_caches_are_not_the_start_of_a_stream(void **state) {
     close_world(&w);
 }
 
-/* Fewer levels, other doublings in time, more blocks, attention behind the residual blocks of a level: each on both tables. */
+/* Fewer levels, other doublings in time, more blocks, attention behind the residual blocks of a level: each on both tables. Four
+ * channels are the fewest at which a norm is tame: over one it is the sign, and every rounding about zero shows. */
 static void other_shapes_run_alike_on_twin_and_cpu(void **state) {
     static const struct { sc_vae_shape shape; int attention, scale, time; } cases[] = {
         {{.z = Z, .dim = 6, .levels = 4, .mult = {1, 2, 3, 2}, .blocks = 1, .latent_h = H, .latent_w = W, .halves_time = {false, true, true}}, -1, 8, 4},
         {{.z = Z, .dim = 4, .levels = 2, .mult = {1, 4}, .blocks = 1, .latent_h = 3, .latent_w = 5, .halves_time = {true}}, 1, 2, 2},
         {{.z = Z, .dim = 3, .levels = 3, .mult = {3, 2, 4}, .blocks = 2, .latent_h = 1, .latent_w = 1, .halves_time = {false, false}}, 0, 4, 1},
-        {{.z = Z, .dim = 2, .levels = 4, .mult = {1, 1, 1, 1}, .blocks = 1, .latent_h = 1, .latent_w = 2, .halves_time = {true, true, true}}, 2, 8, 8},
+        {{.z = Z, .dim = 8, .levels = 4, .mult = {1, 1, 1, 1}, .blocks = 1, .latent_h = 1, .latent_w = 2, .halves_time = {true, true, true}}, 2, 8, 8},
     };
     (void)state;
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
@@ -352,13 +353,16 @@ static void other_shapes_run_alike_on_twin_and_cpu(void **state) {
             sc_vae_close(v);
             close_world(&w);
         }
-        double most = 0, square = 0;
+        double most = 0, square = 0, off = 0;
         const size_t n = got[0].rgb_bytes / sizeof(float);
         for (size_t k = 0; k < n; k++) {
-            most = fmax(most, fabs((double)got[0].rgb[k] - (double)got[1].rgb[k]));
+            const double d = (double)got[0].rgb[k] - (double)got[1].rgb[k];
+            most = fmax(most, fabs(d));
+            off += d * d;
             square += (double)got[0].rgb[k] * (double)got[0].rgb[k];
         }
-        if (!(most <= 5e-5 * sqrt(square / (double)n))) fail_msg("shape %zu: off by %g of %g", i, most, sqrt(square / (double)n));
+        if (!(off <= 1e-10 * square && most <= 2e-4 * sqrt(square / (double)n))) /* relative L2 as for golden data, the peak looser */
+            fail_msg("shape %zu: relative L2 %g, off by %g of %g", i, sqrt(off / square), most, sqrt(square / (double)n));
         drop_film(&got[0]);
         drop_film(&got[1]);
     }
