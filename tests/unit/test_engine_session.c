@@ -256,6 +256,7 @@ static void a_failed_session_says_why_and_makes_no_more_passes(void **state) {
     assert_non_null(strstr(err.text, "chunk 1"));
     assert_int_equal(sc_session_frames(s, &f, NULL), SC_OK);
     assert_true(f.chunk == 0); /* the last good ones */
+    s->x[5] = 0; /* not even when the cause is gone: a stream does not go on behind a hole */
     for (int i = 0; i < 5; i++) {
         const int phase = s->phase;
         tiny_pass(s);
