@@ -6,7 +6,7 @@ import assert from 'node:assert/strict';
 import { request as httpRequest } from 'node:http';
 import { connect } from 'node:net';
 import WebSocket from 'ws';
-import { LIMIT, until, within } from './harness.mjs';
+import { LIMIT, sleep, within } from './harness.mjs';
 import { faults, schemaOf } from './schema.mjs';
 
 /** One HTTP call on a connection of its own: {status, headers, body, text}. A body that is no text or Buffer goes as JSON. */
@@ -144,13 +144,13 @@ export const firstOf = (chunk) => (chunk === 0 ? 0 : FIRST + (chunk - 1) * LATER
 
 export class Viewer {
   /** Resolves when open; a refusal rejects with an Error that carries `answer`. */
-  static open(d, id, { protocols = ['sparsecast.v1'], headers = {}, origin, silent = false } = {}) {
+  static open(d, id, { protocols = ['sparsecast.v1'], headers = {}, origin, silent = false, fps = 16 } = {}) {
     const v = new Viewer();
     v.events = [];
     v.frames = [];
     v.faults = [];
     v.gone = null;
-    v.fps = 16; // presentation times are checked while it is set
+    v.fps = fps; // presentation times are checked while it is set
     const path = `/v1/sessions/${id}/stream`;
     const address = d.port ? `ws://127.0.0.1:${d.port}${path}` : `ws+unix://${d.unixPath}:${path}`;
     const all = d.port ? headers : { Host: d.host, ...headers };
@@ -223,14 +223,20 @@ export class Viewer {
     if (this.ws.readyState === WebSocket.OPEN) this.ws.send(typeof message === 'string' ? message : JSON.stringify(message));
   }
 
-  until(what, test, limit = LIMIT) {
-    const state = () => `${what} (newest frame ${this.newest?.frame}, last events ${this.events.slice(-4).map((e) => JSON.stringify(e)).join(' ')})`;
-    return until(state, () => {
+  /** Waits as long as the stream goes on: `limit` counts from the newest frame, so a slow machine is no failure and a stream that stands is. */
+  async until(what, test, limit = LIMIT) {
+    const most = Date.now() + 6 * limit;
+    for (let since = Date.now(), seen = this.frames.length; ; await sleep(20)) {
       this.sane();
       const got = test(this);
-      if (!got && this.gone) throw new Error(`closed with ${this.gone.code} "${this.gone.reason}" while waiting for: ${what}`);
-      return got;
-    }, limit);
+      if (got) return got;
+      if (this.gone) throw new Error(`closed with ${this.gone.code} "${this.gone.reason}" while waiting for: ${what}`);
+      if (this.frames.length !== seen) [since, seen] = [Date.now(), this.frames.length];
+      if (Date.now() - since < limit && Date.now() < most) continue;
+      throw new assert.AssertionError({
+        message: `waited ${limit / 1000} s without a frame for: ${what} (newest frame ${this.newest?.frame}, last events ${this.events.slice(-3).map((e) => JSON.stringify(e)).join(' ')})`,
+      });
+    }
   }
 
   sane() {
