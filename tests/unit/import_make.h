@@ -299,7 +299,7 @@ static inline void mk_bytes(mk_buf *o, const void *p, size_t n) {
     if (n) memcpy(o->b + o->n, p, n);
     o->n += n;
 }
-static inline void mk_int(mk_buf *o, uint64_t v, int bytes) { for (int i = 0; i < bytes; i++) mk_bytes(o, &(uint8_t){(uint8_t)(v >> (8 * i))}, 1); }
+static inline void mk_int(mk_buf *o, uint64_t v, int bytes) { for (int i = 0; i < bytes; i++) mk_bytes(o, &(uint8_t){(uint8_t)(i < 8 ? v >> (8 * i) : 0)}, 1); }
 static inline void mk_text(mk_buf *o, const char *s) { mk_bytes(o, s, strlen(s)); }
 
 static inline void mk_save(const char *path, const mk_buf *o) {
@@ -310,7 +310,7 @@ static inline void mk_save(const char *path, const mk_buf *o) {
         if (*p == '/') { *p = 0; assert_true(!mkdir(dir, 0755) || errno == EEXIST); *p = '/'; }
     f = fopen(path, "wb");
     assert_non_null(f);
-    assert_int_equal(fwrite(o->b, 1, o->n, f), o->n);
+    if (o->n) assert_int_equal(fwrite(o->b, 1, o->n, f), o->n);
     assert_int_equal(fclose(f), 0);
 }
 
