@@ -196,7 +196,7 @@ typedef struct {
  * ascending id. Window moves up by one chunk. The freed pages fill the rest: entries [new P count, window_base) and the last
  * `blocks` of the window, in ascending order of the freed candidates; those last entries get chunk = chunk_now + 1 and block = 0,
  * 1, ...: they are the next chunk's own. New P count = min(capacity, persistent + blocks); the caller
- * keeps the count. mass (may be NULL) receives s of all columns [seqs][heads][score_stride], kept (may be NULL)
+ * keeps the count. A sum that is no number (a broken model) counts as -1. mass (may be NULL) receives s of all columns [seqs][heads][score_stride], kept (may be NULL)
  * [seqs][heads][capacity] the indices of the survivors among the candidates, ascending. */
 typedef struct {
     int seqs, heads;
