@@ -193,6 +193,7 @@ template <typename T> static __device__ void consume(const sc_att_params &p, rin
             for (int ks = 0; ks < 8; ks++) wgmma_64(s, q[ks], k + (ks & 3) * (32 >> 4) + (ks >> 2) * (HALF >> 4), ks != 0, T());
             wgmma_commit();
             wgmma_wait<0>();
+            __syncwarp(); /* all lanes have read the note */
             if (lane == 0) barrier_arrive(smem_u32(&r.k_empty[stage]), uses);
 
             if (length <= 56) {

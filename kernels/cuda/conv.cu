@@ -1,7 +1,7 @@
 /* conv.cu - the convolutions of the decoder: arguments checked and flattened, the kernel chosen.
  *
  * conv.cuh (wgmma) takes 3x3 and 1x1, stride 1, sources of a multiple of 8 channels on a card of compute capability 9.0, conv_narrow.cuh those
- * 3x3 that lead to at most 16 channels; conv_mma.cuh takes everything else and everything when mma.sync is forced. A nearest-neighbour doubling runs as four 2x2 convolutions.
+ * 3x3 that lead to at most 3 channels; conv_mma.cuh takes everything else and everything when mma.sync is forced. A nearest-neighbour doubling runs as four 2x2 convolutions.
  * Thread: engine; asynchronous on the device's stream. */
 #include "kernels/cuda/conv.cuh"
 #include "kernels/cuda/conv_mma.cuh"
@@ -36,9 +36,8 @@ extern "C" sc_status sc_cuda_conv(sc_device *dev, const sc_conv_args *a, sc_erro
     assert(f->sources == 1 || a->past);
     if (a->n < 1) return SC_OK;
     if (f->narrow && !c->force_mma && !a->upsample && !a->residual && aligned16(a->x, NULL, NULL, NULL)) {
-        const conv_narrow_args k = {a->x, a->out, f->narrow, f->bias, a->h, a->w_px, ch, f->out_ch, (a->w_px + 7) / 8, a->relu};
-        if (f->out_ch <= 8) SC_ACT_CALL(dev->act, (conv_narrow_launch<T, 8>(k, a->n, c->stream)));
-        else SC_ACT_CALL(dev->act, (conv_narrow_launch<T, 16>(k, a->n, c->stream)));
+        const conv_narrow_args k = {a->x, a->out, f->narrow, f->bias, a->h, a->w_px, ch, f->out_ch, (a->w_px + NARROW_W - 1) / NARROW_W, a->relu};
+        SC_ACT_CALL(dev->act, conv_narrow_launch<T>(k, a->n, c->stream));
     } else if (wide && !c->force_mma && aligned16(a->x, a->past, a->residual, a->out)) {
         conv_args k = {};
         k.x = a->x, k.past = a->past, k.residual = a->residual, k.out = a->out;

@@ -41,12 +41,12 @@ static void sum_phase(float *to, const float *w, size_t pairs, int py, int px) {
         }
 }
 
-/* w [out][in][9] to [slab of 64][tap][8 planes][n][8], n = 8 or 16 output channels. */
-static void pack_narrow(uint16_t *to, const sc_filter *f, const float *w, int n, sc_dtype act) {
+/* w [out][in][9] to [slab of 64][8 planes][32][8], column = 3 tap + output channel. */
+static void pack_narrow(uint16_t *to, const sc_filter *f, const float *w, sc_dtype act) {
     for (int o = 0; o < f->out_ch; o++)
         for (int i = 0; i < f->in_ch; i++)
             for (int tap = 0; tap < 9; tap++)
-                to[((((size_t)(i / 64) * 9 + tap) * 8 + i % 64 / 8) * n + o) * 8 + i % 8] = bits(w[((size_t)o * f->in_ch + i) * 9 + tap], act);
+                to[((size_t)(i / 8) * 32 + tap * SC_NARROW_CHANNELS + o) * 8 + i % 8] = bits(w[((size_t)o * f->in_ch + i) * 9 + tap], act);
 }
 
 static void pack_plain(uint16_t *to, const sc_filter *f, const float *w, sc_dtype act) {
@@ -105,12 +105,11 @@ extern "C" sc_status sc_cuda_filter_create(sc_device *dev, sc_filter **out, cons
         pack_wide(packed, f, w, taps, dev->act);
         if (e == cudaSuccess) e = place(c, &f->wide, packed, count * 2);
     }
-    if (wgmma && d->size == 3 && !d->has_past && d->out_ch <= 16) {
-        const int n = d->out_ch <= 8 ? 8 : 16;
-        const size_t count = (size_t)(d->in_ch + 63) / 64 * 9 * 64 * n;
+    if (wgmma && d->size == 3 && !d->has_past && d->out_ch <= SC_NARROW_CHANNELS) {
+        const size_t count = (size_t)(d->in_ch + 63) / 64 * 64 * 32;
         free(packed);
         if (!(packed = (uint16_t *)calloc(count, 2))) goto no_memory;
-        pack_narrow(packed, f, w, n, dev->act);
+        pack_narrow(packed, f, w, dev->act);
         if (e == cudaSuccess) e = place(c, &f->narrow, packed, count * 2);
     }
     if (wgmma && d->size == 3 && !d->has_past) {

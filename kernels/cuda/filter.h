@@ -6,7 +6,7 @@
 /* Packed weights, act type, zeros where padded. NULL: this form is not there.
  *   wide    conv.cuh, all taps:         [step][oc / 64][tap][2 kk][64][8]
  *   phases  conv.cuh, doubled pictures: [phase][step][oc / 64][2 x 2 taps][2 kk][64][8], sums of the 3x3 weights
- *   narrow  conv_narrow.cuh, 3x3 to at most 16 channels: [slab of 64][tap][8 planes][8 or 16][8]
+ *   narrow  conv_narrow.cuh, 3x3 to at most 3 channels: [slab of 64][8 planes][32][8], column = 3 tap + channel
  *   plain   conv_mma.cuh:               [tap][in / 16][oc padded to 64][16]
  * step = (source, slab of 16 kk channels); the second source is the frame before. */
 struct sc_filter {
@@ -18,6 +18,8 @@ struct sc_filter {
     int taps, time_stride;  /* conv3.cu's filters, which see several frames; 0 in all others. Their packed forms: conv3.cu */
     bool pad_end;
 };
+
+enum { SC_NARROW_CHANNELS = 3 };
 
 /* Channels of a stage of conv.cuh, in units of 16. */
 static inline int sc_conv_kk(int taps, int pw) { return taps == 9 ? 1 : taps == 4 ? 2 : pw == 1 ? 4 : 2; }
