@@ -186,8 +186,8 @@ static void step_tap(void *ctx, sc_tap tap, int layer, const sc_work *w) {
 static bool one_pass(pocket *p, const float *mods, int step, const sc_cross *cross, bool want_flow, void (*tap)(void *, sc_tap, int, const sc_work *)) {
     sc_engine *e = p->e;
     sc_session *s = p->s;
-    sc_pass_args a = {.seqs = 1, .layout = e->layout, .pages = e->pages, .mods = mods, .sparse = true, .capacity = e->rule.capacity, .tap = tap, .tap_ctx = p,
-                      .row_mod = e->row_mod + (size_t)step * SC_MAX_BATCH * (size_t)e->layout->tokens};
+    sc_pass_args a = {.seqs = 1, .layout = e->layout, .pages = e->pages, .mods = mods + (size_t)step * sc_dit_mod_row(e->dit), .sparse = true,
+                      .capacity = e->rule.capacity, .tap = tap, .tap_ctx = p};
     if (sc_kv_begin(&s->memory, &p->v->err)) return false;
     a.view[0] = sc_kv_view_of(&s->memory);
     a.keep[0] = sc_kv_keep(e->cfg.memory.keep_ratio, a.view[0].window);

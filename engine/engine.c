@@ -84,7 +84,7 @@ cleanup:
     return rc;
 }
 
-/* Timesteps, their modulation rows, and which row each token uses. */
+/* Timesteps and their modulation rows. */
 static sc_status plan_steps(sc_engine *e, sc_error *err) {
     const size_t row = sc_dit_mod_row(e->dit), tokens = (size_t)SC_MAX_BATCH * (size_t)e->layout->tokens;
     const int steps = e->cfg.step_count;
@@ -94,7 +94,6 @@ static sc_status plan_steps(sc_engine *e, sc_error *err) {
 
     if (!host) return sc_fail(err, SC_ENOMEM, "timesteps: out of memory");
     TRY(ops->alloc(e->dev, (void **)&e->mods, (size_t)(steps + 1) * row * 4, err));
-    TRY(ops->alloc(e->dev, (void **)&e->row_mod, (size_t)(steps + 1) * tokens * 4, err));
     TRY(ops->alloc(e->dev, (void **)&e->row_mod_mixed, tokens * 4, err));
     if (!(e->row_mod_host = malloc(tokens * sizeof *e->row_mod_host))) { rc = sc_fail(err, SC_ENOMEM, "timesteps: out of memory"); goto cleanup; }
     sc_schedule_init(&e->schedule, e->cfg.shift, e->cfg.exact_sigma);
@@ -103,8 +102,6 @@ static sc_status plan_steps(sc_engine *e, sc_error *err) {
         e->sigma[i] = sc_schedule_sigma(&e->schedule, e->timestep[i]);
         TRY(sc_dit_modulation(e->dit, e->timestep[i], host, NULL, NULL, err));
         TRY(ops->upload(e->dev, e->mods + (size_t)i * row, host, row * 4, err));
-        for (size_t t = 0; t < tokens; t++) e->row_mod_host[t] = i;
-        TRY(ops->upload(e->dev, e->row_mod + (size_t)i * tokens, e->row_mod_host, tokens * 4, err));
     }
 cleanup:
     free(host);
@@ -205,7 +202,7 @@ void sc_engine_close(sc_engine *e) {
     if (!e) return;
     if (e->dev) {
         const sc_ops *ops = e->dev->ops;
-        void *p[] = {e->mods, e->row_mod, e->row_mod_mixed, e->pages.k, e->pages.v, e->pages.rep_k, e->noise};
+        void *p[] = {e->mods, e->row_mod_mixed, e->pages.k, e->pages.v, e->pages.rep_k, e->noise};
         sc_prompt_cache_clear(e);
         sc_work_free(e->work, e->dev);
         sc_layout_free(e->layout, e->dev);
@@ -247,8 +244,8 @@ static sc_status prepare(sc_engine *e, sc_session *const *ss, int n, const int *
         a->latent[i] = s->x;
         same = same && step[i] == step[0];
     }
-    if (same) {
-        a->row_mod = e->row_mod + (size_t)step[0] * SC_MAX_BATCH * tokens;
+    if (same) { /* one gate for all rows lets a product add itself to the residual */
+        a->mods = sc_mods_of(e, step[0]);
         return SC_OK;
     }
     for (int i = 0; i < n; i++)

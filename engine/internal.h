@@ -36,8 +36,7 @@ struct sc_engine {
     sc_schedule schedule;
     double timestep[SC_MAX_STEPS + 1], sigma[SC_MAX_STEPS + 1]; /* of the steps; then the clean pass, t = 0 */
     float *mods;            /* device [steps + 1][sc_dit_mod_row] */
-    int32_t *row_mod;       /* device [steps + 1][SC_MAX_BATCH * tokens]: all rows at one step */
-    int32_t *row_mod_mixed; /* device [SC_MAX_BATCH * tokens]: scratch of a batch whose sessions are at different steps */
+    int32_t *row_mod_mixed; /* device [SC_MAX_BATCH * tokens]: for a batch whose sessions are at different steps */
     int32_t *row_mod_host;
     sc_kv_rule rule;
     sc_pages pages;
@@ -76,6 +75,9 @@ struct sc_session {
     bool failed;
     sc_error error;
 };
+
+/* The modulation row of one step; steps = the clean pass. */
+static inline const float *sc_mods_of(const sc_engine *e, int step) { return e->mods + (size_t)step * sc_dit_mod_row(e->dit); }
 
 /* prompt.c */
 sc_status sc_prompt_get(sc_engine *e, const char *text, size_t n, sc_prompt **out, sc_error *err); /* the caller holds a reference */

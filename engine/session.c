@@ -95,8 +95,8 @@ static sc_status recache(sc_session *s, sc_error *err) {
     const sc_kv_view now = sc_kv_view_of(&s->memory);
 
     for (int k = 0; k < s->past_count; k++) {
-        sc_pass_args a = {.seqs = 1, .layout = e->layout, .pages = e->pages, .mods = e->mods, .sparse = true, .capacity = e->rule.capacity,
-                          .row_mod = e->row_mod + (size_t)e->cfg.step_count * SC_MAX_BATCH * (size_t)e->layout->tokens};
+        sc_pass_args a = {.seqs = 1, .layout = e->layout, .pages = e->pages, .mods = sc_mods_of(e, e->cfg.step_count), .sparse = true,
+                          .capacity = e->rule.capacity};
         sc_status rc;
         a.view[0] = now;
         a.view[0].window = (s->memory.chunks - s->past_count + k) * blocks;

@@ -99,7 +99,7 @@ typedef struct {
     sc_kv_view view[SC_MAX_BATCH];   /* of layer 0; layer l's slots follow at l * heads * slot_stride */
     const sc_cross *cross[SC_MAX_BATCH];
     const float *mods;               /* device [any][sc_dit_mod_row] */
-    const int32_t *row_mod;          /* device [seqs * tokens] */
+    const int32_t *row_mod;          /* device [seqs * tokens]; NULL: row 0 for all */
     const float *latent[SC_MAX_BATCH]; /* device f32 [in_ch][frames][h][w] */
     float *flow[SC_MAX_BATCH];         /* device f32 [out_ch][frames][h][w]; NULL for all: the pass only writes the memory */
     bool sparse;                     /* selection, else every slot is attended */
