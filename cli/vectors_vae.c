@@ -160,8 +160,13 @@ static bool decode(sc_vectors *v, const sc_vae_shape *s) {
     int32_t *per_step = calloc((size_t)latents, sizeof *per_step);
     bool ok;
 
-    if (!want || !z || !per_step) { free(z); free(per_step); return true; }
-    frames = calloc(2 * (size_t)want->count, sizeof *frames);
+    frames = want ? calloc(2 * (size_t)want->count, sizeof *frames) : NULL;
+    if (!want || !z || !per_step || !frames) {
+        free(z);
+        free(per_step);
+        free(frames);
+        return !want || !z || !sc_fail(&v->err, SC_ENOMEM, "%s: out of memory", v->path);
+    }
     again = frames + want->count;
     watch(&l, SC_VAE_AFTER_CONV2, "out.dec.conv2");
     watch(&l, SC_VAE_AFTER_MIDDLE, "out.dec.after_middle");
@@ -188,8 +193,9 @@ static bool decode(sc_vectors *v, const sc_vae_shape *s) {
         int time = 1;
         for (int i = 0; i + 1 < s->levels; i++) time *= s->halves_time[i] ? 2 : 1;
         frames = calloc((size_t)zero->count, sizeof *frames);
-        ok = run_stream(v, s, z, latents, &(stream){.latents = (int)zero->shape[2] / time < latents ? (int)zero->shape[2] / time : latents, .each = 1, .zero_cache = true,
-                                                    .clamp = true, .frames = frames, .total = (size_t)zero->shape[2]});
+        ok = frames ? run_stream(v, s, z, latents, &(stream){.latents = (int)zero->shape[2] / time < latents ? (int)zero->shape[2] / time : latents, .each = 1, .zero_cache = true,
+                                                    .clamp = true, .frames = frames, .total = (size_t)zero->shape[2]})
+                    : !sc_fail(&v->err, SC_ENOMEM, "%s: out of memory", v->path);
         if (ok) sc_vectors_check(v, "out.dec.zero_cache_frames", frames);
         free(frames);
     }
