@@ -12,7 +12,7 @@
 #include <string.h>
 
 enum { LIST_MAX = 64 };
-static const uint64_t WAIT_NS = 30000000000u;
+static const uint64_t WAIT_NS = 60000000000u;
 
 void http_forget(struct sc_request *r) {
     sc_channel_release(r->channel);
@@ -181,7 +181,7 @@ enum MHD_Result http_post_session(struct sc_request *r) {
 static enum MHD_Result answer_patch(struct sc_request *r) {
     size_t n = 0;
     if (r->problem.status) return http_problem_full(r, &r->problem);
-    if (r->timed_out) return http_problem(r, 504, "The prompt was taken, but no frame that shows it was sent within 30 seconds. Does anybody watch?");
+    if (r->timed_out) return http_problem(r, 504, "The prompt was taken, but no frame that shows it was sent within a minute. Does anybody watch?");
     if (r->wait_shown && r->has_seq && sc_channel_closed(r->channel)) return http_problem(r, 409, "The session ended before the prompt was seen.");
     char *text = sc_receipt_json(r->has_seq, r->seq, r->applies_at, &n);
     return http_answer_json(r, 202, text, n);

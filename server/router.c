@@ -30,6 +30,7 @@ struct sc_router {
     sc_router_options o;
     int epoll, wake;
     uint64_t breath_until_ns; /* no descriptors were left: listeners rest until then */
+    uint64_t complained_ns;   /* and when the log was told, once in 50 s */
     int used;                 /* slots below this may be taken */
     struct pending pending[PENDING_MAX];
     char buf[HEADER_MAX + 1];
@@ -147,8 +148,10 @@ static void accept_all(sc_router *r, int listener) {
         fresh.fd = accept4(listener, (struct sockaddr *)&fresh.addr, &fresh.addr_n, SOCK_NONBLOCK | SOCK_CLOEXEC);
         if (fresh.fd < 0) {
             if (errno == EMFILE || errno == ENFILE || errno == ENOBUFS || errno == ENOMEM) {
-                sc_log(SC_LOG_WARN, "router", "cannot accept: %s; waiting", strerror(errno));
-                r->breath_until_ns = sc_now_ns() + BREATH_NS;
+                uint64_t now = sc_now_ns();
+                if (!r->complained_ns || now - r->complained_ns > 10 * HEADER_NS)
+                    sc_log(SC_LOG_WARN, "router", "cannot accept: %s; trying again every 100 ms", strerror(errno)), r->complained_ns = now;
+                r->breath_until_ns = now + BREATH_NS;
                 listen_again(r, false);
             }
             return;
