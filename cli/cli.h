@@ -32,6 +32,7 @@ enum { SC_EXIT_CHECK = 1, SC_EXIT_USAGE = 2, SC_EXIT_FAULT = 70, SC_EXIT_CONFIG 
  * 130 interrupted. */
 int sc_cmd_generate(const sc_cli *cli);
 int sc_cmd_inspect(const sc_cli *cli);
+int sc_cmd_check(const sc_cli *cli);
 int sc_cmd_vectors(const sc_cli *cli);
 int sc_cmd_bench(const sc_cli *cli);
 

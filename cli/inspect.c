@@ -1,22 +1,20 @@
-/* inspect.c - `sparsecast inspect MODEL`: what a model directory or one .safetensors file is, without loading it onto a device.
+/* inspect.c - `sparsecast inspect MODEL`: what a model directory or one checkpoint file is, without loading it onto a device.
  *
  * A directory is read through its config.json, as the engine would, and every file that it names is checked; what one session takes is
- * computed with the engine's own layout. A single file is told by the names of its tensors. Tensors that differ only in numbers (layers)
+ * computed with the engine's own layout. A single file is told by the names of its tensors, and by what the importer would make of it. Tensors that differ only in numbers (layers)
  * share a line unless --tensors is given. Names come from files: bytes that could steer a terminal print as '?'. */
 #include "cli/cli.h"
-#include "engine/config.h"
+#include "cli/plan.h"
 #include "engine/digest.h"
-#include "engine/kv_memory.h"
-#include "engine/safetensors.h"
-#include "engine/tae.h"
 #include "engine/tokenizer.h"
+#include "import/import.h"
 
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
 
-enum { GROUPS = 400, NAME_ROOM = 256, PIXELS = 8 /* a latent row, in every decoder of the family */ };
+enum { GROUPS = 400, NAME_ROOM = 256, PIXELS = SC_PLAN_PIXELS };
 
 static const char *const dtype_names[] = {[SC_F32] = "F32", [SC_F16] = "F16", [SC_BF16] = "BF16", [SC_F64] = "F64", [SC_I32] = "I32", [SC_I64] = "I64", [SC_U8] = "U8",
                                           [SC_I8] = "I8", [SC_I16] = "I16", [SC_BOOL] = "BOOL", [SC_F8_E4M3] = "F8_E4M3", [SC_F8_E5M2] = "F8_E5M2"};
@@ -161,14 +159,53 @@ static void family(const sc_tensors *set, char *out, size_t room) {
     else snprintf(out, room, "no family that is known here");
 }
 
+static void print_odd(const char *what, int count, char list[SC_ODD_NAMES][SC_ODD_TEXT]) {
+    char name[SC_ODD_TEXT];
+    for (int i = 0; i < count && i < SC_ODD_NAMES; i++) {
+        snprintf(name, sizeof name, "%s", list[i]);
+        for (char *p = name; *p; p++) if ((unsigned char)*p < 0x20 || *p == 0x7f) *p = '?';
+        printf("    %s: %s\n", what, name);
+    }
+    if (count > SC_ODD_NAMES) printf("    and %d more\n", count - SC_ODD_NAMES);
+}
+
+/* What the importer makes of the file: family, spelling, sizes, and whether it is whole. False when it is of no known family. */
+static bool print_report(const char *path, sc_error *err) {
+    sc_import_report *r = malloc(sizeof *r);
+    if (!r) { sc_fail(err, SC_ENOMEM, "%.300s: out of memory", path); return false; }
+    if (sc_import_identify(path, r, err)) { free(r); return false; }
+    printf("  import: %s, %s, %s names%s%s; %s; %d of %d tensors%s\n", r->what, r->format, r->spelling, r->root[0] ? " under " : "", r->root, r->sizes, r->found, r->expected,
+           r->missing_count + r->unexpected_count + r->wrong_count ? "" : ", whole");
+    if (r->left_over) printf("    %d tensors beside %s are another model's\n", r->left_over, r->root);
+    print_odd("missing", r->missing_count, r->missing);
+    print_odd("not expected", r->unexpected_count, r->unexpected);
+    print_odd("wrong", r->wrong_count, r->wrong);
+    free(r);
+    return true;
+}
+
+static bool is_archive(const char *path) {
+    FILE *f = fopen(path, "rb");
+    char magic[4] = "";
+    const bool is = f && fread(magic, 1, 4, f) == 4 && !memcmp(magic, "PK\3\4", 4);
+    if (f) fclose(f);
+    return is;
+}
+
 static int inspect_file(const char *path, bool all) {
     sc_tensors *set;
     sc_error err;
     char what[160], digest[65];
+    struct stat st;
+    if (!stat(path, &st) && S_ISREG(st.st_mode) && is_archive(path)) {
+        printf("%s: PyTorch archive\n", path);
+        return print_report(path, &err) ? 0 : sc_cli_cannot_open(&err);
+    }
     if (sc_tensors_open(&set, &path, 1, &err)) return sc_cli_cannot_open(&err);
     family(set, what, sizeof what);
     sc_model_digest((const sc_tensors *const[]){set}, 1, digest);
     printf("%s: %s\n", path, what);
+    if (strncmp(what, "golden", 6)) print_report(path, &err); /* of no known family: the line above has said so */
     print_part("tensors", set, 1, all);
     printf("  digest: %s\n", digest);
     sc_tensors_close(set);
@@ -196,85 +233,37 @@ static void print_config(const sc_config *c) {
     printf(", shift %g, %s\n", c->shift, c->exact_sigma ? "exact" : "table of 1000");
 }
 
-/* Bytes of one session with activations of `act` bytes: pages and slots, latents, the decoder's past frames, pictures. */
-static sc_status session_bytes(const sc_config *c, size_t act, double *out, sc_error *err) {
-    const bool pbsa = c->memory.kind == SC_MEMORY_PBSA;
-    const sc_kv_rule rule = {.pbsa = pbsa, .window_chunks = c->memory.window_chunks, .capacity = pbsa ? c->memory.persistent_blocks : 0,
-                             .window_frames = c->memory.window_frames, .sink_frames = c->memory.sink_frames};
-    const sc_tae_shape tae = sc_tae_published(c->decoder.z, c->decoder.patch, c->latent_h, c->latent_w, c->chunk_frames);
-    const double latent = (double)c->dit.in_ch * c->chunk_frames * c->latent_h * c->latent_w * 4;
-    double pixels = (double)c->latent_h * c->latent_w;
-    sc_layout *layout = NULL;
-    sc_device *twin;
-    sc_status rc = sc_device_open(&twin, "twin", 1, SC_F16, err);
-    if (rc) return rc;
-    rc = sc_layout_create(&layout, twin, c->chunk_frames, c->latent_h / c->dit.patch[1], c->latent_w / c->dit.patch[2], pbsa ? c->memory.tile : NULL, c->dit.head_dim,
-                          pbsa ? c->memory.max_distance : -1, err);
-    if (!rc) {
-        const double pages = (double)c->dit.layers * c->dit.heads * sc_kv_slots(&rule, layout);
-        const double page = (double)layout->block_max * c->dit.head_dim * (double)act;
-        *out = pages * (2 * page + c->dit.head_dim * 4.0 + sizeof(sc_kv_slot)) + latent * (2 + (pbsa ? c->memory.window_chunks - 1 : 0));
-        for (int i = 0; i < SC_TAE_LEVELS && c->decoder.kind == SC_DECODER_TAEHV; i++) {
-            *out += SC_TAE_BLOCKS * pixels * c->decoder.dec[i] * (double)act;
-            pixels *= tae.space[i] * tae.space[i];
-        }
-        *out += 2 * 1.5 * 4 * c->chunk_frames * (double)(PIXELS * PIXELS) * c->latent_h * c->latent_w; /* I420, device and host, 4 frames a latent */
-        sc_layout_free(layout, twin);
-    }
-    sc_device_close(twin);
-    return rc;
-}
-
-static sc_status open_part(sc_tensors **out, const char *dir, const char files[][128], int count, sc_error *err) {
-    char (*path)[1200] = malloc((size_t)count * sizeof *path);
-    const char *list[32];
-    sc_status rc;
-    *out = NULL;
-    if (!path) return sc_fail(err, SC_ENOMEM, "model %s: out of memory", dir);
-    for (int i = 0; i < count; i++) {
-        snprintf(path[i], sizeof path[i], "%.1000s/%s", dir, files[i]);
-        list[i] = path[i];
-    }
-    rc = sc_tensors_open(out, list, count, err);
-    free(path);
-    return rc;
-}
-
 static int inspect_directory(const char *dir, bool all) {
     static const char *const labels[] = {"transformer", "text encoder", "decoder"};
-    sc_config *c = calloc(1, sizeof *c);
-    sc_tensors *set[3] = {0};
+    sc_plan_model *m = calloc(1, sizeof *m);
+    sc_plan plan[2];
     sc_tokenizer *tokenizer = NULL;
     sc_error err;
     char path[1200], digest[65], size[2][32];
-    double bytes[2];
     int rc = 0;
 
-    if (!c) { sc_fail(&err, SC_ENOMEM, "model %s: out of memory", dir); goto fail; }
-    if (sc_config_read(c, dir, &err)) goto fail;
-    const struct { const char (*files)[128]; int count; } parts[] = {{(const char (*)[128])c->dit_files, c->dit_file_count}, {(const char (*)[128])c->text_files, c->text_file_count},
-                                                                     {(const char (*)[128])&c->decoder_file, 1}};
-    for (int i = 0; i < 3; i++)
-        if (open_part(&set[i], dir, parts[i].files, parts[i].count, &err)) goto fail;
+    if (!m) { sc_fail(&err, SC_ENOMEM, "model %s: out of memory", dir); return sc_cli_cannot_open(&err); }
+    if (sc_plan_open(m, dir, &err)) goto fail;
+    const sc_config *c = &m->config;
+    const int files[] = {c->dit_file_count, c->text_file_count, 1};
     snprintf(path, sizeof path, "%.1000s/%s", dir, c->tokenizer_file);
     if (sc_tokenizer_open(&tokenizer, path, &err)) goto fail;
-    if (session_bytes(c, 4, &bytes[0], &err) || session_bytes(c, 2, &bytes[1], &err)) goto fail;
-    sc_model_digest((const sc_tensors *const *)set, 3, digest);
+    if (sc_plan_make(&plan[0], m, true, 1, &err) || sc_plan_make(&plan[1], m, false, 1, &err)) goto fail;
+    sc_model_digest((const sc_tensors *const *)m->set, 3, digest);
     safe_name(path, c->name, false);
     printf("%s: %s, Wan-layout transformer, UMT5-layout text encoder, %s decoder\n", dir, path, c->decoder.kind == SC_DECODER_TAEHV ? "TAEHV-layout" : "Wan VAE");
     print_config(c);
-    printf("  session      %s on the CPU (f32), %s on a GPU (16 bit)%s\n", size_text(size[0], bytes[0]), size_text(size[1], bytes[1]),
-           c->decoder.kind == SC_DECODER_TAEHV ? "" : ", the decoder's past frames not counted");
+    printf("  session      %s on the CPU (f32), %s on a GPU (16 bit)\n", size_text(size[0], plan[0].session + plan[0].pictures), size_text(size[1], plan[1].session + plan[1].pictures));
     printf("  tokenizer    %d pieces\n", sc_tokenizer_vocab(tokenizer));
     printf("  digest       %s\n", digest);
-    for (int i = 0; i < 3; i++) print_part(labels[i], set[i], parts[i].count, all);
+    for (int i = 0; i < 3; i++) print_part(labels[i], m->set[i], files[i], all);
     goto cleanup;
 fail:
     rc = sc_cli_cannot_open(&err);
 cleanup:
     sc_tokenizer_close(tokenizer);
-    for (int i = 0; i < 3; i++) sc_tensors_close(set[i]);
-    free(c);
+    sc_plan_close(m);
+    free(m);
     return rc;
 }
 

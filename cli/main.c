@@ -16,7 +16,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { GENERATE = 1, INSPECT = 2, VECTORS = 4, BENCH = 8, ANY = 15, MANY = 1 << 20 };
+enum { GENERATE = 1, INSPECT = 2, VECTORS = 4, BENCH = 8, CHECK = 16, ANY = 31, MANY = 1 << 20 };
 
 static const struct command {
     const char *name;
@@ -30,8 +30,12 @@ static const struct command {
      "  sparsecast generate --prompt \"a red balloon over the sea\" --prompt-at 5s \"... at night\" --seconds 10 -o - | ffmpeg -i - out.mp4\n"
      "The film has whole chunks: 9 frames, then 12 at a time, until N seconds are full. A later prompt applies from the first chunk that\n"
      "begins at or after its moment. The same seed and prompts give the same bytes.\n"},
-    {"inspect", INSPECT, sc_cmd_inspect, 1, 1, "MODEL", "say what a model directory or a .safetensors file is",
-     "MODEL is a directory with config.json, or one .safetensors file.\n"},
+    {"inspect", INSPECT, sc_cmd_inspect, 1, 1, "MODEL", "say what a model directory or a checkpoint is",
+     "MODEL is a directory with config.json, or one .safetensors, .pt or .pth file; of a known family it tells which tensors are missing\n"
+     "and which are not expected, each with the nearest known name.\n"},
+    {"check", CHECK, sc_cmd_check, 1, 1, "MODEL", "say before loading what a model takes and how fast it may be",
+     "Memory of weights, a session and the decoder, how many sessions fit on the device, and the frame rate to expect. Exit code 1 when\n"
+     "not even one session fits.\n"},
     {"vectors", VECTORS, sc_cmd_vectors, 1, MANY, "FILE...", "run golden vectors and compare every output",
      "Exit code 1 when an output is outside its tolerance, 2 when a file cannot be run.\n"},
     {"bench", BENCH, sc_cmd_bench, 0, 0, "", "time the stages of a chunk",
@@ -58,13 +62,13 @@ static const struct option {
     {"quality", 'q', WHOLE, GENERATE, offsetof(sc_cli, quality), 1, 100, "Q", "of JPEG files, 1 to 100 (85)"},
     {"chunks", 'n', WHOLE, BENCH, offsetof(sc_cli, chunks), 1, 100000, "N", "chunks to time (20)"},
     {"shape", 0, CHOICE, BENCH, offsetof(sc_cli, shape), 0, 0, "wan-1.3b|wan-1.3b-vae|wan-14b|tiny|tiny-vae", "random weights of these sizes instead of --model"},
-    {"sessions", 0, WHOLE, BENCH, offsetof(sc_cli, sessions), 1, 8, "N", "sessions that share each pass (1)"},
+    {"sessions", 0, WHOLE, BENCH | CHECK, offsetof(sc_cli, sessions), 1, 8, "N", "sessions that share each pass (1)"},
     {"json", 0, FLAG, BENCH, offsetof(sc_cli, json), 0, 0, NULL, "print one JSON object"},
     {"tensors", 0, FLAG, INSPECT, offsetof(sc_cli, tensors), 0, 0, NULL, "list every tensor"},
     {"model", 'm', TEXT, GENERATE | BENCH | VECTORS, offsetof(sc_cli, model), 0, 0, "DIR", "model directory (models/pocket)"},
     {"memory", 0, CHOICE, GENERATE | BENCH, offsetof(sc_cli, memory), 0, 0, "pbsa|window|dense", "instead of the model's own"},
-    {"device", 'd', CHOICE, GENERATE | BENCH | VECTORS, offsetof(sc_cli, device), 0, 0, "cpu|twin|cuda", "what computes (cpu)"},
-    {"threads", 0, WHOLE, GENERATE | BENCH | VECTORS, offsetof(sc_cli, threads), 1, 1024, "N", "CPU threads (one a core)"},
+    {"device", 'd', CHOICE, GENERATE | BENCH | VECTORS | CHECK, offsetof(sc_cli, device), 0, 0, "cpu|twin|cuda", "what computes (cpu)"},
+    {"threads", 0, WHOLE, GENERATE | BENCH | VECTORS | CHECK, offsetof(sc_cli, threads), 1, 1024, "N", "CPU threads (one a core)"},
     {"help", 'h', FLAG, ANY, 0, 0, 0, NULL, "this text"}};
 enum { COMMANDS = sizeof commands / sizeof *commands, OPTIONS = sizeof options / sizeof *options };
 
