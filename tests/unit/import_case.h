@@ -79,13 +79,13 @@ static inline int teardown(void **state) {
 /* ---- importing and comparing ------------------------------------------------------------------------------------------------ */
 
 static char said[16384];
-static inline void say(void *ctx, const char *line) {
+static inline void note(void *ctx, const char *line) {
     (void)ctx;
     if (strlen(said) + strlen(line) + 2 < sizeof said) { strcat(said, line); strcat(said, "\n"); }
 }
 
 static inline sc_import_options plain(const char *out, const char *const *sources) {
-    sc_import_options o = {.out = out, .sources = sources, .dtype = SC_BF16, .lora_scale = 1, .window = -1, .sink = -1, .width = 64, .height = 64, .say = say};
+    sc_import_options o = {.out = out, .sources = sources, .dtype = SC_BF16, .lora_scale = 1, .window = -1, .sink = -1, .width = 64, .height = 64, .say = note};
     while (sources[o.source_count]) o.source_count++;
     return o;
 }
