@@ -7,10 +7,9 @@
 #include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/resource.h>
 #include <time.h>
 
-enum { QUEUE = 64, KEYS = 64, BATCH = 8, BLEND_CHUNKS = 4, LOOKAHEAD_MAX = 4, ENGINE_NICE = 5 };
+enum { QUEUE = 64, KEYS = 64, BATCH = 8, BLEND_CHUNKS = 4, LOOKAHEAD_MAX = 4 };
 static const uint64_t MARGIN_NS = 25000000, NAP_NS = 500000000, FIRST_FRAME_NS = 2000000;
 
 static_assert((int)SC_WIRE_SWITCH == (int)SC_SWITCH && (int)SC_WIRE_CUT == (int)SC_CUT, "transitions are cast");
@@ -476,8 +475,6 @@ static void *engine_main(void *arg) {
     bool fatal = false;
 
     pthread_setname_np(pthread_self(), "engine");
-    /* A lower priority for the long passes, inherited by the engine's own threads: frames leave on time on a machine that is full. */
-    setpriority(PRIO_PROCESS, 0, getpriority(PRIO_PROCESS, 0) + ENGINE_NICE);
     uint64_t begin = sc_now_ns();
     if (sc_engine_open(&s->engine, &s->o.engine, &err)) {
         set_engine_state(s, SC_ENGINE_FAILED);
