@@ -105,6 +105,7 @@ static sc_status fill(void *ctx, int index, int64_t first, int64_t n, float *out
         if (f->cpu && (rc = pack_loras(f, m, index, err))) return rc;
     }
     sc_source_read(t, first + skip, n, out);
+    if (first + skip + n == t->count) sc_source_done(t);
     if (m->scale) {
         for (int64_t i = 0; i < n;) { /* a run of elements of one row shares its factor */
             const int64_t at = first + i, end = (at / row + 1) * row - first, stop = end < n ? end : n;

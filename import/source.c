@@ -286,3 +286,10 @@ bool sc_source_read(const sc_source_tensor *t, int64_t first, int64_t n, float *
     }
     return true;
 }
+
+void sc_source_done(const sc_source_tensor *t) {
+    const uintptr_t page = (uintptr_t)sysconf(_SC_PAGESIZE), begin = ((uintptr_t)t->data + page - 1) / page * page;
+    const uintptr_t end = ((uintptr_t)t->data + (size_t)t->count * sc_dtype_bytes(t->dtype)) / page * page;
+
+    if (t->contiguous && end > begin) madvise((void *)begin, end - begin, MADV_DONTNEED); /* a private mapping that nobody writes */
+}

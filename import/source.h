@@ -42,6 +42,9 @@ sc_status sc_source_verify(sc_source *source, const sc_source_tensor *tensor, sc
  * F8_E5M2. False for another type. */
 bool sc_source_read(const sc_source_tensor *tensor, int64_t first, int64_t n, float *out);
 
+/* The tensor will not be read again soon: its pages leave this process (the page cache keeps them while it likes). */
+void sc_source_done(const sc_source_tensor *tensor);
+
 const char *sc_dtype_word(sc_dtype type); /* "F32", "BF16", ... */
 
 #endif
