@@ -192,7 +192,7 @@ static sc_status read_metadata(file *f, const cJSON *node, sc_error *err) {
 }
 
 static sc_status read_file(sc_tensors *set, file *f, sc_error *err) {
-    size_t data_at;
+    size_t data_at = 0;
     const cJSON *entry;
     int first = set->count;
     sc_status rc = map_file(f, err);

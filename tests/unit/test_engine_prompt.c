@@ -34,7 +34,7 @@ static double distance(const float *a, const float *b, size_t n) { /* relative L
 static void flow_under(sc_session *s, const sc_cross *cross, float *flow) {
     sc_engine *e = s->engine;
     sc_error err = {0};
-    sc_pass_args a = {.seqs = 1, .layout = e->layout, .pages = e->pages, .mods = e->mods, .row_mod = e->row_mod, .sparse = e->rule.pbsa, .capacity = e->rule.capacity,
+    sc_pass_args a = {.seqs = 1, .layout = e->layout, .pages = e->pages, .mods = e->mods, .sparse = e->rule.pbsa, .capacity = e->rule.capacity,
                       .cross = {cross}, .latent = {s->x}, .flow = {flow}};
     a.view[0] = sc_kv_view_of(&s->memory);
     a.keep[0] = sc_kv_keep(e->cfg.memory.keep_ratio, a.view[0].window);
@@ -482,8 +482,8 @@ static void remember(sc_session *s, const float *past, int count, const sc_cross
     sc_engine *e = s->engine;
     sc_error err = {0};
     for (int k = 0; k < count; k++) {
-        sc_pass_args a = {.seqs = 1, .layout = e->layout, .pages = e->pages, .mods = e->mods, .sparse = true, .capacity = e->rule.capacity, .cross = {cross},
-                          .row_mod = e->row_mod + (size_t)e->cfg.step_count * SC_MAX_BATCH * (size_t)e->layout->tokens, .latent = {past + (size_t)k * e->latent_count}};
+        sc_pass_args a = {.seqs = 1, .layout = e->layout, .pages = e->pages, .mods = sc_mods_of(e, e->cfg.step_count), .sparse = true, .capacity = e->rule.capacity,
+                          .cross = {cross}, .latent = {past + (size_t)k * e->latent_count}};
         if (sc_kv_begin(&s->memory, &err)) fail_msg("%s", err.text);
         a.view[0] = sc_kv_view_of(&s->memory);
         a.keep[0] = sc_kv_keep(e->cfg.memory.keep_ratio, a.view[0].window);
