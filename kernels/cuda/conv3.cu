@@ -5,7 +5,8 @@
  * and conv.cu multiplies them.
  *
  * Packed weights, act type, zeros where padded:
- *   wide   conv3.cuh:     [frame][slab of 16 kk channels][tap][2 kk][out padded to 16][8], kk 1 for 3x3, 4 for 1x1
+ *   wide   conv3.cuh:     [frame][slab of 16 kk channels][tap][out padded to 16][16 kk], kk 1 for 3x3, 4 for 1x1, swizzled as it stands in
+ *                         shared memory
  *   plain  conv3_mma.cuh: [frame][tap][in / 16][out padded to 64][16]
  * The width of a tile, NT channels, is chosen by the call: the one whose waves over the multiprocessors cost least.
  * Thread: engine; conv3 is asynchronous on the device's stream. */
@@ -29,17 +30,18 @@ static uint16_t bits(float f, sc_dtype act) {
 
 static int padded(int n, int to) { return (n + to - 1) / to * to; }
 
-/* w [out][in][frames][taps] to [frame][slab][tap][plane][out padded][8]; returns the elements, writes none when `to` is NULL. */
+/* w [out][in][frames][taps] to [frame][slab][tap][out padded][pieces of 8]; returns the elements, writes none when `to` is NULL. */
 static size_t pack_wide(uint16_t *to, const sc_filter *f, const float *w, sc_dtype act) {
-    const int taps = f->size * f->size, planes = taps == 9 ? 2 : 8, slabs = (f->in_ch + planes * 8 - 1) / (planes * 8), oc = padded(f->out_ch, 16);
+    const int taps = f->size * f->size, pieces = taps == 9 ? 2 : 8, slabs = (f->in_ch + pieces * 8 - 1) / (pieces * 8), oc = padded(f->out_ch, 16);
     for (int o = 0; to && o < f->out_ch; o++)
         for (int i = 0; i < f->in_ch; i++)
             for (int t = 0; t < f->taps; t++)
                 for (int tap = 0; tap < taps; tap++) {
-                    const size_t step = (size_t)t * slabs + i / (planes * 8), plane = i % (planes * 8) / 8;
-                    to[(((step * taps + tap) * planes + plane) * oc + o) * 8 + i % 8] = bits(w[(((size_t)o * f->in_ch + i) * f->taps + t) * taps + tap], act);
+                    const int piece = i % (pieces * 8) / 8 ^ (o * pieces / 8 & (pieces - 1));
+                    const size_t step = (size_t)t * slabs + i / (pieces * 8);
+                    to[(((step * taps + tap) * oc + o) * pieces + piece) * 8 + i % 8] = bits(w[(((size_t)o * f->in_ch + i) * f->taps + t) * taps + tap], act);
                 }
-    return (size_t)f->taps * slabs * taps * planes * oc * 8;
+    return (size_t)f->taps * slabs * taps * pieces * oc * 8;
 }
 
 /* The same to [frame][tap][in / 16][out padded to 64][16]. */
@@ -107,16 +109,13 @@ static long cost(const conv3_args &a, int mt, int nt, int sm_count) {
     return (tiles + sm_count - 1) / sm_count * mt * (nt + 8); /* 8: what the epilogue and the ends of a tile come to */
 }
 
-template <class T> static void launch_wide(const conv3_args &a, int size, int sm_count, cudaStream_t stream) {
-    if (size == 1) {
-        conv3_launch<T, 1, 4, 2, 192>(a, sm_count, stream);
-        return;
-    }
+template <class T> static bool launch_wide(const conv3_args &a, int size, int sm_count, cudaStream_t stream) {
+    if (size == 1) return conv3_launch<T, 1, 4, 2, 192>(a, sm_count, stream);
     const long c192 = cost(a, 2, 192, sm_count), c128 = cost(a, 2, 128, sm_count), c96 = cost(a, 4, 96, sm_count);
-    if (a.oc <= 16) conv3_launch<T, 9, 1, 4, 16>(a, sm_count, stream);
-    else if (c192 <= c128 && c192 <= c96) conv3_launch<T, 9, 1, 2, 192>(a, sm_count, stream);
-    else if (c128 <= c96) conv3_launch<T, 9, 1, 2, 128>(a, sm_count, stream);
-    else conv3_launch<T, 9, 1, 4, 96>(a, sm_count, stream);
+    if (a.oc <= 16) return conv3_launch<T, 9, 1, 4, 16>(a, sm_count, stream);
+    if (c192 <= c128 && c192 <= c96) return conv3_launch<T, 9, 1, 2, 192>(a, sm_count, stream);
+    if (c128 <= c96) return conv3_launch<T, 9, 1, 2, 128>(a, sm_count, stream);
+    return conv3_launch<T, 9, 1, 4, 96>(a, sm_count, stream);
 }
 
 static bool aligned16(const void *a, const void *b, const void *c, const void *d) { return (((uintptr_t)a | (uintptr_t)b | (uintptr_t)c | (uintptr_t)d) & 15) == 0; }
@@ -151,13 +150,15 @@ extern "C" sc_status sc_cuda_conv3(sc_device *dev, const sc_conv3_args *a, sc_er
     const int frames = a->n / f->time_stride;
     assert(f->taps == 1 || a->past);
     if (frames < 1) return SC_OK;
+    bool launched = false;
     if (f->wide && !c->force_mma && aligned16(a->x, a->past, a->residual, a->out) && (size_t)a->h * a->w_px * f->in_ch < INT_MAX) {
         conv3_args k = {};
         k.x = a->x, k.past = a->past, k.residual = a->residual, k.out = a->out, k.weights = f->wide, k.bias = f->bias;
         k.h = a->h, k.w = a->w_px, k.ch = f->in_ch, k.oc = f->out_ch, k.oc_padded = padded(f->out_ch, 16);
         k.times = f->taps, k.frames = frames, k.split = split, k.group_ch = f->out_ch / split, k.vector = k.group_ch % 8 == 0;
-        SC_ACT_CALL(dev->act, launch_wide<T>(k, f->size, c->sm_count, c->stream));
-    } else {
+        SC_ACT_CALL(dev->act, launched = launch_wide<T>(k, f->size, c->sm_count, c->stream));
+    }
+    if (!launched) {
         conv3_mma_args k = {};
         k.x = a->x, k.past = a->past, k.residual = a->residual, k.out = a->out, k.weights = f->plain, k.bias = f->bias;
         k.h = a->h, k.w = a->w_px, k.oh = (a->h - 1) / f->stride + 1, k.ow = (a->w_px - 1) / f->stride + 1, k.ch = f->in_ch, k.oc = f->out_ch;

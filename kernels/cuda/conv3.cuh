@@ -5,15 +5,15 @@
  * warpgroups a column of 8 pixels, MT patches of 8 x 8 pixels one below the other, MT * NT / 2 accumulators a thread (192 where
  * it counts). Eight pixels of a row are the eight rows of a core matrix.
  *
- * Ring of stages. A step = 16 KK channels of one frame with all taps of the plane: the picture with its halo, planes
- * [2 KK][8 MT + 2][18][8 channels], then weights [tap][2 KK][NT][8]. No swizzle: a core matrix is 8 pixels x 16 bytes = 128 contiguous
- * bytes wherever it starts, so nine taps read the same pixels at shifted addresses and a pixel is fetched 1.2 times instead of 9. Planes are
- * padded so that the writes of cp.async meet no bank twice.
+ * Ring of stages. A step = 16 KK channels of one frame with all taps of the plane: the picture with its halo [8 MT + 2][18][16 KK channels],
+ * then weights [tap][NT][16 KK]. Rows are 32 KK bytes, swizzled by as much: the 16-byte pieces of the row at byte address A stand XORed by the
+ * low bits of A / 128. That goes by address, not by row of a tile, so nine taps read the same pixels at shifted addresses and a
+ * pixel is fetched 1.2 times instead of 9; eight rows meet eight different banks from any start.
  *
- * Order. Warpgroup 0 produces, running up to STAGES steps ahead and on into the next tile: weights by bulk copies, pictures by cp.async
- * (zeros outside), full barriers a step late so that the copies have landed. Consumers keep one group of products in flight and give
- * a stage back when the next group is under way. A residual comes last through the same ring, MT stages [2 * 64 pixels][NT],
- * pitch + 16 bytes. Epilogue: + bias + residual in f32, rounded once, transposed among the four threads of a quad to 16-byte stores.
+ * Order. Warpgroup 0 produces, running up to STAGES steps ahead and on into the next tile: weights by bulk copies, pictures by the tensor
+ * copy (zeros outside), both counted by the full barrier. Consumers keep one group of products in flight and give a stage back when the
+ * next group is under way. A residual comes last through the same ring, by cp.async, MT stages [2 * 64 pixels][NT], pitch + 16 bytes.
+ * Epilogue: + bias + residual in f32, rounded once, transposed among the four threads of a quad to 16-byte stores.
  *
  * Tiles: one CTA a multiprocessor, persistent; channels fastest, then frames, then the picture, so that the three frames that
  * neighbours in time share come from L2.
@@ -32,7 +32,7 @@ enum { CONV3_THREADS = 384, CONV3_TILE_W = 16, CONV3_NT_MAX = 192, CONV3_SHARED_
 struct conv3_args {
     const void *x, *past, *residual;
     void *out;
-    const void *weights;     /* [step][tap][2 KK][oc_padded][8] */
+    const void *weights;     /* [step][tap][oc_padded][16 KK], swizzled */
     const float *bias;       /* [oc_padded + CONV3_NT_MAX] */
     int h, w, ch, oc, oc_padded;
     int times, slabs;        /* frames an output sees, oldest first; steps of one of them. step = time * slabs + slab */
@@ -43,12 +43,12 @@ struct conv3_args {
 
 template <int TAPS, int KK, int MT, int NT> struct conv3_plan {
     enum {
-        HALO = TAPS == 9, ROWS = 8 * MT + 2 * HALO, COLS = CONV3_TILE_W + 2 * HALO, PIXELS = ROWS * COLS, PLANES = 2 * KK,
-        SHIFT = 128 / PLANES, PLANE = (PIXELS * 16 - SHIFT + 127) / 128 * 128 + SHIFT, PICTURE = (PLANES * PLANE + 127) / 128 * 128,
-        STAGE = PICTURE + TAPS * PLANES * NT * 16, FIT = (CONV3_SHARED_MAX - 256) / STAGE, STAGES = FIT < 6 ? FIT : 6,
-        PITCH = NT * 2 + 16, SHARED = STAGES * STAGE + 256
+        HALO = TAPS == 9, ROWS = 8 * MT + 2 * HALO, COLS = CONV3_TILE_W + 2 * HALO, PIXELS = ROWS * COLS,
+        ROW = 32 * KK, PIECES = ROW / 16, PICTURE = (PIXELS * ROW + 1023) / 1024 * 1024, STAGE = (PICTURE + TAPS * NT * ROW + 1023) / 1024 * 1024,
+        FIT = (CONV3_SHARED_MAX - 256 - 1023) / STAGE, STAGES = FIT < 6 ? FIT : 6, PITCH = NT * 2 + 16, SHARED = STAGES * STAGE + 256 + 1023,
+        SWIZZLE = KK == 1 ? 3 : KK == 2 ? 2 : 1 /* as a descriptor says 32, 64, 128 bytes */
     };
-    static_assert(STAGES >= 3, "a consumer holds two stages while the producer's copies land in the third");
+    static_assert(STAGES >= 3, "a consumer holds two stages while copies land in the third");
     static_assert(128 * PITCH <= STAGE, "the residual of two patches takes one stage");
 };
 
@@ -56,7 +56,7 @@ template <int TAPS, int KK, int MT, int NT> struct conv3_plan {
 #define SC_CONV3_WGMMA 1
 #endif
 
-/* d[64 pixels][N] += a . b, both in shared memory, K-major without swizzle. */
+/* d[64 pixels][N] += a . b, both in shared memory, K-major. */
 #define SC_CONV3_R8(i) "+f"(d[i]), "+f"(d[i + 1]), "+f"(d[i + 2]), "+f"(d[i + 3]), "+f"(d[i + 4]), "+f"(d[i + 5]), "+f"(d[i + 6]), "+f"(d[i + 7])
 #define SC_WGMMA_SS_16(type) \
     asm volatile("wgmma.mma_async.sync.aligned.m64n16k16.f32." type "." type " {" \
@@ -97,13 +97,24 @@ SC_CONV3_PRODUCT(192)
 #endif
 #undef SC_CONV3_PRODUCT
 
-/* Matrix descriptor without swizzle: `lead` bytes between core matrices along K, `stride` along M or N. */
-__device__ __forceinline__ uint64_t conv3_descriptor(uint32_t at, uint32_t lead, uint32_t stride) {
-    return (uint64_t)((at >> 4) & 0x3fff) | (uint64_t)(lead >> 4) << 16 | (uint64_t)(stride >> 4) << 32;
+/* Matrix descriptor, `stride` bytes between eights of rows. */
+__device__ __forceinline__ uint64_t conv3_descriptor(uint32_t at, uint32_t stride, int swizzle) {
+    return (uint64_t)((at >> 4) & 0x3fff) | (uint64_t)1 << 16 | (uint64_t)(stride >> 4) << 32 | (uint64_t)swizzle << 62;
 }
 
 __device__ __forceinline__ void bulk_copy(uint32_t to, const void *from, uint32_t bytes, uint32_t bar) {
     asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::"r"(to), "l"(from), "r"(bytes), "r"(bar) : "memory");
+}
+
+/* Box of the map at channel c, column x, row y of a frame; places outside become zeros. */
+__device__ __forceinline__ void picture_copy(uint32_t to, const CUtensorMap *map, int c, int x, int y, int frame, uint32_t bar) {
+    asm volatile("cp.async.bulk.tensor.4d.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1, {%2, %3, %4, %5}], [%6];" ::"r"(to), "l"(map), "r"(c), "r"(x),
+                 "r"(y), "r"(frame), "r"(bar) : "memory");
+}
+
+/* The barrier counts this thread once its copies by cp.async have landed. */
+__device__ __forceinline__ void arrive_when_copied(uint32_t bar) {
+    asm volatile("cp.async.mbarrier.arrive.noinc.shared::cta.b64 [%0];" ::"r"(bar) : "memory");
 }
 
 /* Four words of each of four neighbouring threads: word k of thread q becomes word q of thread k. */
@@ -135,64 +146,49 @@ __device__ __forceinline__ size_t conv3_place(const conv3_args &a, int frame, in
     return ((size_t)(frame * a.split + k) * a.h * a.w + pixel) * a.group_ch + (o - k * a.group_ch);
 }
 
-template <class T, int TAPS, int KK, int MT, int NT> __device__ __forceinline__ void conv3_produce(const conv3_args &a, uint32_t base, uint32_t full, uint32_t empty) {
+template <class T, int TAPS, int KK, int MT, int NT>
+__device__ __forceinline__ void conv3_produce(const conv3_args &a, const CUtensorMap *x, const CUtensorMap *past, uint32_t base, uint32_t full, uint32_t empty) {
     using P = conv3_plan<TAPS, KK, MT, NT>;
     const int tid = threadIdx.x, steps = a.times * a.slabs;
-    const size_t frame_elems = (size_t)a.h * a.w * a.ch;
-    int stage = 0, previous = -1;
+    int stage = 0;
     uint32_t parity = 1; /* the first round finds all stages empty */
 
-    auto landed = [&](int s) { /* of all threads: the copies into stage s are seen by wgmma */
-        hopper::proxy_fence();
-        hopper::barrier_arrive(full + 8 * s, 1);
-    };
-    auto advance = [&] { /* the copies of this step are under way; announce the one before */
-        copy_commit();
-        if (previous >= 0) {
-            copy_wait<1>();
-            landed(previous);
-        }
-        previous = stage;
+    auto advance = [&] {
         if (++stage == P::STAGES) stage = 0, parity ^= 1;
     };
     for (int tile = blockIdx.x; tile < a.tiles; tile += gridDim.x) {
         const conv3_tile at(a, tile, NT, 8 * MT);
         const int columns = min(NT, a.oc_padded - at.n0);
         for (int step = 0; step < steps; step++) {
-            const int time = step / a.slabs, c0 = (step - time * a.slabs) * 16 * KK, from = at.frame - (a.times - 1) + time, plane = tid % P::PLANES;
-            const T *picture = from >= 0 ? (const T *)a.x + from * frame_elems : (const T *)a.past + (from + a.times - 1) * frame_elems;
-            const uint32_t to = base + stage * P::STAGE;
-            const bool some = c0 + plane * 8 < a.ch;
+            const uint32_t to = base + stage * P::STAGE, bar = full + 8 * stage;
             hopper::barrier_wait(empty + 8 * stage, parity);
             if (tid < 32) {
-                if (tid == 0) hopper::barrier_expect(full + 8 * stage, TAPS * P::PLANES * columns * 16);
+                if (tid == 0) {
+                    const int time = step / a.slabs, from = at.frame - (a.times - 1) + time;
+                    hopper::barrier_expect(bar, TAPS * columns * P::ROW + P::PIXELS * P::ROW);
+                    picture_copy(to, from >= 0 ? x : past, (step - time * a.slabs) * 16 * KK, at.x0 - P::HALO, at.y0 - P::HALO, from >= 0 ? from : from + a.times - 1, bar);
+                }
                 __syncwarp();
-                if (tid < TAPS * P::PLANES)
-                    bulk_copy(to + P::PICTURE + tid * NT * 16, (const T *)a.weights + ((size_t)(step * TAPS * P::PLANES + tid) * a.oc_padded + at.n0) * 8, columns * 16,
-                              full + 8 * stage);
+                if (tid < TAPS)
+                    bulk_copy(to + P::PICTURE + tid * NT * P::ROW, (const T *)a.weights + ((size_t)(step * TAPS + tid) * a.oc_padded + at.n0) * 16 * KK, columns * P::ROW, bar);
             }
-#pragma unroll 2 /* the addresses are cheaper made anew than kept */
-            for (int j = 0; j < (P::PIXELS * P::PLANES + 127) / 128; j++) {
-                const int p = tid / P::PLANES + j * (128 / P::PLANES), sy = at.y0 + p / P::COLS - P::HALO, sx = at.x0 + p % P::COLS - P::HALO;
-                const bool in = some && sy >= 0 && sy < a.h && sx >= 0 && sx < a.w;
-                if (p < P::PIXELS) copy16_async(to + plane * P::PLANE + p * 16, in ? picture + (sy * a.w + sx) * a.ch + c0 + plane * 8 : picture, in ? 16 : 0);
-            }
+            hopper::barrier_arrive(bar, 1);
             advance();
         }
         for (int patch = 0; patch < MT && a.residual && a.vector; patch++) {
-            const uint32_t to = base + stage * P::STAGE;
+            const uint32_t to = base + stage * P::STAGE, bar = full + 8 * stage;
             hopper::barrier_wait(empty + 8 * stage, parity);
-            if (tid == 0) hopper::barrier_arrive(full + 8 * stage, 1);
+            if (tid == 0) hopper::barrier_arrive(bar, 1);
             for (int i = tid; i < 128 * NT / 8; i += 128) {
-                const int p = i / (NT / 8), part = i % (NT / 8), y = at.y0 + patch * 8 + p % 64 / 8, x = at.x0 + p / 64 * 8 + p % 8, o = at.n0 + part * 8;
-                const bool in = y < a.h && x < a.w && o < a.oc;
-                copy16_async(to + p * P::PITCH + part * 16, (const T *)a.residual + (in ? conv3_place(a, at.frame, y * a.w + x, o) : 0), in ? 16 : 0);
+                const int p = i / (NT / 8), part = i % (NT / 8), y = at.y0 + patch * 8 + p % 64 / 8, x0 = at.x0 + p / 64 * 8 + p % 8, o = at.n0 + part * 8;
+                const bool in = y < a.h && x0 < a.w && o < a.oc;
+                copy16_async(to + p * P::PITCH + part * 16, (const T *)a.residual + (in ? conv3_place(a, at.frame, y * a.w + x0, o) : 0), in ? 16 : 0);
             }
+            arrive_when_copied(bar);
             advance();
         }
     }
     copy_wait<0>();
-    if (previous >= 0) landed(previous);
 }
 
 template <class T, int TAPS, int KK, int MT, int NT>
@@ -216,7 +212,8 @@ __device__ __forceinline__ void conv3_consume(const conv3_args &a, const unsigne
             for (int i = 0; i < NT / 2; i++) d[m][i] = 0;
         for (int step = 0; step < steps; step++) {
             const uint32_t from = base + stage * P::STAGE;
-            const uint64_t pixels = conv3_descriptor(from + group * 128, P::PLANE, P::COLS * 16), weights = conv3_descriptor(from + P::PICTURE, NT * 16, 128);
+            const uint64_t pixels = conv3_descriptor(from + group * 8 * P::ROW, P::COLS * P::ROW, P::SWIZZLE);
+            const uint64_t weights = conv3_descriptor(from + P::PICTURE, 8 * P::ROW, P::SWIZZLE);
             hopper::barrier_wait(full + 8 * stage, parity);
             hopper::wgmma_fence();
 #pragma unroll
@@ -226,7 +223,7 @@ __device__ __forceinline__ void conv3_consume(const conv3_args &a, const unsigne
 #pragma unroll
                     for (int m = 0; m < MT; m++) {
                         const int pixel = ((TAPS == 9 ? tap / 3 : 0) + m * 8) * P::COLS + (TAPS == 9 ? tap % 3 : 0);
-                        conv3_product(d[m], pixels + k * 2 * P::PLANE / 16 + pixel, weights + (tap * P::PLANES + k * 2) * NT, T());
+                        conv3_product(d[m], pixels + pixel * P::PIECES + k * 2, weights + tap * NT * P::PIECES + k * 2, T());
                     }
             hopper::wgmma_commit();
             if (step) {
@@ -288,14 +285,15 @@ __device__ __forceinline__ void conv3_consume(const conv3_args &a, const unsigne
 }
 
 /* TAPS 9: 3x3 in the plane, 1: 1x1. Grid: one CTA a multiprocessor. */
-template <class T, int TAPS, int KK, int MT, int NT> __global__ static void __launch_bounds__(CONV3_THREADS, 1) conv3_kernel(const __grid_constant__ conv3_args a) {
+template <class T, int TAPS, int KK, int MT, int NT> __global__ static void __launch_bounds__(CONV3_THREADS, 1)
+conv3_kernel(const __grid_constant__ conv3_args a, const __grid_constant__ CUtensorMap x, const __grid_constant__ CUtensorMap past) {
 #ifdef SC_CONV3_WGMMA
     extern __shared__ __align__(1024) unsigned char conv3_shared[];
     using P = conv3_plan<TAPS, KK, MT, NT>;
-    const uint32_t base = shared_at(conv3_shared), full = base + P::STAGES * P::STAGE, empty = full + 8 * P::STAGES;
+    const uint32_t base = (shared_at(conv3_shared) + 1023) & ~1023u, full = base + P::STAGES * P::STAGE, empty = full + 8 * P::STAGES;
     if (threadIdx.x == 0) {
         for (int s = 0; s < P::STAGES; s++) {
-            hopper::barrier_init(full + 8 * s, 128 + 1); /* the producer's threads, and its first once more with the bytes of the weights */
+            hopper::barrier_init(full + 8 * s, 128 + 1); /* the producer's threads, and its first once more with the bytes to come */
             hopper::barrier_init(empty + 8 * s, 8);      /* the consumers' warps */
         }
         hopper::barrier_init_fence();
@@ -303,22 +301,45 @@ template <class T, int TAPS, int KK, int MT, int NT> __global__ static void __la
     __syncthreads();
     if (threadIdx.x < 128) {
         hopper::registers_shrink<40>();
-        conv3_produce<T, TAPS, KK, MT, NT>(a, base, full, empty);
+        conv3_produce<T, TAPS, KK, MT, NT>(a, &x, &past, base, full, empty);
     } else {
         hopper::registers_grow<232>();
-        conv3_consume<T, TAPS, KK, MT, NT>(a, conv3_shared, base, full, empty);
+        conv3_consume<T, TAPS, KK, MT, NT>(a, conv3_shared + (base - shared_at(conv3_shared)), base, full, empty);
     }
 #endif
 }
 
-template <class T, int TAPS, int KK, int MT, int NT> static void conv3_launch(conv3_args a, int sm_count, cudaStream_t stream) {
+typedef CUresult (*conv3_encode)(CUtensorMap *, CUtensorMapDataType, cuuint32_t, void *, const cuuint64_t *, const cuuint64_t *, const cuuint32_t *, const cuuint32_t *,
+                                 CUtensorMapInterleave, CUtensorMapSwizzle, CUtensorMapL2promotion, CUtensorMapFloatOOBfill);
+
+/* Frames [frames][h][w][ch] in boxes of a step. 16-bit values are 16-bit values: bf16 stands for f16 too. Host work only. */
+template <class P> static bool conv3_map(CUtensorMap *map, const void *x, const conv3_args &a, int frames) {
+    static conv3_encode encode;
+    if (!encode) {
+        cudaDriverEntryPointQueryResult found;
+        void *fn = NULL;
+        if (cudaGetDriverEntryPointByVersion("cuTensorMapEncodeTiled", &fn, 12000, cudaEnableDefault, &found) != cudaSuccess) return false;
+        encode = (conv3_encode)fn;
+    }
+    const cuuint64_t ch = (cuuint64_t)a.ch, w = (cuuint64_t)a.w, h = (cuuint64_t)a.h, size[4] = {ch, w, h, (cuuint64_t)frames}, stride[3] = {ch * 2, w * ch * 2, h * w * ch * 2};
+    const cuuint32_t box[4] = {P::ROW / 2, P::COLS, P::ROWS, 1}, element[4] = {1, 1, 1, 1};
+    const CUtensorMapSwizzle swizzle = P::ROW == 32 ? CU_TENSOR_MAP_SWIZZLE_32B : P::ROW == 64 ? CU_TENSOR_MAP_SWIZZLE_64B : CU_TENSOR_MAP_SWIZZLE_128B;
+    return encode && encode(map, CU_TENSOR_MAP_DATA_TYPE_BFLOAT16, 4, (void *)x, size, stride, box, element, CU_TENSOR_MAP_INTERLEAVE_NONE, swizzle,
+                            CU_TENSOR_MAP_L2_PROMOTION_L2_128B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE) == CUDA_SUCCESS;
+}
+
+/* False: the driver takes no such pictures, and nothing was launched. */
+template <class T, int TAPS, int KK, int MT, int NT> static bool conv3_launch(conv3_args a, int sm_count, cudaStream_t stream) {
     using P = conv3_plan<TAPS, KK, MT, NT>;
     a.slabs = (a.ch + 16 * KK - 1) / (16 * KK);
     a.tiles_x = (a.w + CONV3_TILE_W - 1) / CONV3_TILE_W;
     a.tiles_n = (a.oc + NT - 1) / NT;
     a.tiles = a.tiles_x * ((a.h + 8 * MT - 1) / (8 * MT)) * a.frames * a.tiles_n;
+    CUtensorMap x, past;
+    if (!conv3_map<P>(&x, a.x, a, a.frames) || !conv3_map<P>(&past, a.past, a, a.times - 1)) return false;
     cudaFuncSetAttribute(conv3_kernel<T, TAPS, KK, MT, NT>, cudaFuncAttributeMaxDynamicSharedMemorySize, P::SHARED);
-    conv3_kernel<T, TAPS, KK, MT, NT><<<a.tiles < sm_count ? a.tiles : sm_count, CONV3_THREADS, P::SHARED, stream>>>(a);
+    conv3_kernel<T, TAPS, KK, MT, NT><<<a.tiles < sm_count ? a.tiles : sm_count, CONV3_THREADS, P::SHARED, stream>>>(a, x, past);
+    return true;
 }
 
 } // namespace sc
