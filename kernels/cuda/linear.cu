@@ -5,16 +5,15 @@
  *   NONE, GELU        cuBLASLt's BIAS and GELU_BIAS (its GELU is the tanh one)
  *   SILU              BIAS, then one elementwise kernel in place (small layers only)
  *   RESIDUAL          BIAS with C = D = the f32 stream, beta = 1
- *   GATED, one gate   alpha is the gate vector (one factor a row of D), beta = 1, bias = gate * bias: no extra pass over y
- *   GATED, row_mod    y (bf16, or f32 for f16 models) to the workspace, then one kernel: out += gate[row_mod] * y
+ *   GATED             y (bf16, or f32 for f16 models) to the workspace, then one kernel: out += gate[row_mod] * y. cuBLASLt has no
+ *                     algorithm that scales D's rows by a vector and adds C
  * Where cuBLASLt has nothing for a form it falls back to the next simpler one, at last to a plain kernel of our own.
  *
- * Algorithm. Per matrix, rows of x and form: the heuristic's best few are timed at first use and the winner is kept (a plan,
- * matrix.h). While the stream is being captured, or when a residual finds no room for a trial output, the heuristic's first is
- * taken untimed. A warm-up pass before capture makes every plan.
+ * Algorithm. Per matrix, rows of x and form: the heuristic's first, kept (a plan, matrix.h). Timing candidates gained 1 to 1.5 % of a chunk,
+ * but took 1.4 s of the first pass and 0.3 s of every prompt of a new length (kernels/README.md). Products cut along K are summed in f32.
  *
- * Workspace: the first LT_BYTES are cuBLASLt's, then the scaled bias, then y. Rows go in pieces when y does not fit.
- * Thread: engine; asynchronous on the device's stream but for matrix_create and the trials. */
+ * Workspace: the first LT_BYTES are cuBLASLt's, then y. Rows go in pieces when y does not fit.
+ * Thread: engine; asynchronous on the device's stream but for matrix_create. */
 #include "kernels/cuda/act.cuh"
 #include "kernels/cuda/matrix.h"
 
@@ -23,11 +22,11 @@
 
 using namespace sc;
 
-enum { CANDIDATES = 8, TRIALS = 4, THREADS = 256 };
+enum { THREADS = 256 };
 static const size_t LT_BYTES = (size_t)32 << 20;
 
 /* Forms of a plan. */
-enum { FORM_BIAS, FORM_GELU, FORM_ADD, FORM_GATE };
+enum { FORM_BIAS, FORM_GELU, FORM_ADD };
 
 /* ---- weights ------------------------------------------------------------------------------------------------------------ */
 
@@ -121,11 +120,6 @@ template <class O, bool GELU> __global__ static void activate_kernel(O *y, size_
     }
 }
 
-__global__ static void scale_bias_kernel(float *out, const float *bias, const float *gate, int rows) {
-    const int i = blockIdx.x * THREADS + threadIdx.x;
-    if (i < rows) out[i] = bias[i] * gate[i];
-}
-
 /* out[i][c] += gate[row_mod[i]][c] * y[i][c]; gate NULL: a plain residual. One CTA a row. */
 template <class T> __global__ static void gated_add_kernel(float *out, const T *y, const float *gate, int stride, const int32_t *row_mod, int rows) {
     const size_t at = (size_t)blockIdx.x * rows;
@@ -161,29 +155,13 @@ static cudaDataType_t data_type(sc_dtype t) { return t == SC_F32 ? CUDA_R_32F : 
 typedef struct {
     const void *x;
     void *out;
-    const float *gate; /* FORM_GATE: alpha */
 } product;
 
-static bool multiply(struct sc_cuda *c, const sc_matrix *w, const sc_cuda_plan *p, const cublasLtMatmulAlgo_t *algo, const product *r) {
+static bool multiply(struct sc_cuda *c, const sc_matrix *w, const sc_cuda_plan *p, const product *r) {
     const float one = 1, zero = 0;
-    const void *alpha = p->epilogue == FORM_GATE ? (const void *)r->gate : (const void *)&one;
-    const void *beta = p->epilogue == FORM_ADD || p->epilogue == FORM_GATE ? &one : &zero;
-    return cublasLtMatmul(c->lt, p->desc, alpha, w->w, p->a, r->x, p->b, beta, r->out, p->d, r->out, p->d, algo, c->workspace, LT_BYTES, c->stream) ==
+    const float *beta = p->epilogue == FORM_ADD ? &one : &zero;
+    return cublasLtMatmul(c->lt, p->desc, &one, w->w, p->a, r->x, p->b, beta, r->out, p->d, r->out, p->d, &p->algo, c->workspace, LT_BYTES, c->stream) ==
            CUBLAS_STATUS_SUCCESS;
-}
-
-/* Median time of a candidate in ms; a large number when it does not run. */
-static float trial(struct sc_cuda *c, const sc_matrix *w, const sc_cuda_plan *p, const cublasLtMatmulAlgo_t *algo, const product *r, cudaEvent_t begin,
-                   cudaEvent_t end) {
-    float best = 1e30f, ms;
-    for (int i = 0; i < TRIALS; i++) {
-        cudaEventRecord(begin, c->stream);
-        const bool ran = multiply(c, w, p, algo, r);
-        cudaEventRecord(end, c->stream);
-        if (cudaEventSynchronize(end) != cudaSuccess || !ran || cudaEventElapsedTime(&ms, begin, end) != cudaSuccess) return 1e30f;
-        if (i && ms < best) best = ms;
-    }
-    return best;
 }
 
 static int alignment(const void *a, const void *b) {
@@ -195,57 +173,35 @@ static bool describe(struct sc_cuda *c, const sc_matrix *w, sc_cuda_plan *p) {
     const cublasOperation_t transposed = CUBLAS_OP_T;
     const cudaDataType_t act = data_type(c->base.act), out = data_type(p->out_type);
     const cublasLtEpilogue_t epilogue = p->epilogue == FORM_GELU ? CUBLASLT_EPILOGUE_GELU_BIAS : CUBLASLT_EPILOGUE_BIAS;
-    const void *bias = p->epilogue == FORM_GATE ? (const char *)c->workspace + LT_BYTES : p->out_type == SC_F32 ? (const void *)w->bias_f32 : w->bias_act;
-    const int32_t mode = CUBLASLT_POINTER_MODE_ALPHA_DEVICE_VECTOR_BETA_HOST;
+    const void *bias = p->out_type == SC_F32 ? (const void *)w->bias_f32 : w->bias_act;
     bool ok = cublasLtMatmulDescCreate(&p->desc, CUBLAS_COMPUTE_32F, CUDA_R_32F) == CUBLAS_STATUS_SUCCESS &&
               cublasLtMatmulDescSetAttribute(p->desc, CUBLASLT_MATMUL_DESC_TRANSA, &transposed, sizeof transposed) == CUBLAS_STATUS_SUCCESS &&
               cublasLtMatmulDescSetAttribute(p->desc, CUBLASLT_MATMUL_DESC_EPILOGUE, &epilogue, sizeof epilogue) == CUBLAS_STATUS_SUCCESS &&
               cublasLtMatmulDescSetAttribute(p->desc, CUBLASLT_MATMUL_DESC_BIAS_POINTER, &bias, sizeof bias) == CUBLAS_STATUS_SUCCESS &&
               cublasLtMatmulDescSetAttribute(p->desc, CUBLASLT_MATMUL_DESC_BIAS_DATA_TYPE, &out, sizeof out) == CUBLAS_STATUS_SUCCESS;
-    if (ok && p->epilogue == FORM_GATE)
-        ok = cublasLtMatmulDescSetAttribute(p->desc, CUBLASLT_MATMUL_DESC_POINTER_MODE, &mode, sizeof mode) == CUBLAS_STATUS_SUCCESS;
     return ok && cublasLtMatrixLayoutCreate(&p->a, act, w->cols, w->rows, w->cols) == CUBLAS_STATUS_SUCCESS &&
            cublasLtMatrixLayoutCreate(&p->b, act, w->cols, p->m, w->cols) == CUBLAS_STATUS_SUCCESS &&
            cublasLtMatrixLayoutCreate(&p->d, out, w->rows, p->m, w->rows) == CUBLAS_STATUS_SUCCESS;
 }
 
-/* Fills p->found, p->algo: asks the heuristic and, when the stream may wait, tries the candidates. */
-static void choose(struct sc_cuda *c, const sc_matrix *w, sc_cuda_plan *p, product r) {
+/* Fills p->found, p->algo. */
+static void choose(struct sc_cuda *c, const sc_matrix *w, sc_cuda_plan *p) {
     cublasLtMatmulPreference_t preference = NULL;
-    cublasLtMatmulHeuristicResult_t candidate[CANDIDATES];
-    cudaStreamCaptureStatus capturing = cudaStreamCaptureStatusNone;
-    cudaEvent_t begin = NULL, end = NULL;
-    const uint32_t align = (uint32_t)p->align;
-    const size_t out_bytes = (size_t)p->m * w->rows * 4, trial_at = LT_BYTES + (((size_t)w->rows * 4 + 255) & ~(size_t)255);
-    const bool adds = p->epilogue == FORM_ADD || p->epilogue == FORM_GATE;
-    int n = 0, best = 0;
-    float least = 1e30f;
+    cublasLtMatmulHeuristicResult_t best;
+    const uint32_t align = (uint32_t)p->align, in_f32 = CUBLASLT_REDUCTION_SCHEME_COMPUTE_TYPE;
+    int n = 0;
 
     if (!describe(c, w, p) || cublasLtMatmulPreferenceCreate(&preference) != CUBLAS_STATUS_SUCCESS) return;
     cublasLtMatmulPreferenceSetAttribute(preference, CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, &LT_BYTES, sizeof LT_BYTES);
+    cublasLtMatmulPreferenceSetAttribute(preference, CUBLASLT_MATMUL_PREF_REDUCTION_SCHEME_MASK, &in_f32, sizeof in_f32);
     cublasLtMatmulPreferenceSetAttribute(preference, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES, &align, sizeof align);
     cublasLtMatmulPreferenceSetAttribute(preference, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES, &align, sizeof align);
     cublasLtMatmulPreferenceSetAttribute(preference, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES, &align, sizeof align);
-    if (cublasLtMatmulAlgoGetHeuristic(c->lt, p->desc, p->a, p->b, p->d, p->d, preference, CANDIDATES, candidate, &n) != CUBLAS_STATUS_SUCCESS) n = 0;
+    if (cublasLtMatmulAlgoGetHeuristic(c->lt, p->desc, p->a, p->b, p->d, p->d, preference, 1, &best, &n) != CUBLAS_STATUS_SUCCESS) n = 0;
     cublasLtMatmulPreferenceDestroy(preference);
-    if (n < 1) return;
+    if (n < 1 || best.state != CUBLAS_STATUS_SUCCESS) return;
     p->found = true;
-    cudaStreamIsCapturing(c->stream, &capturing);
-    if (n > 1 && capturing == cudaStreamCaptureStatusNone && (!adds || trial_at + out_bytes <= c->workspace_bytes) &&
-        cudaEventCreate(&begin) == cudaSuccess && cudaEventCreate(&end) == cudaSuccess) {
-        if (adds) { /* a trial must not touch the residual; it adds to zeroes */
-            r.out = (char *)c->workspace + trial_at;
-            cudaMemsetAsync(r.out, 0, out_bytes, c->stream);
-        }
-        for (int i = 0; i < n; i++) {
-            const float ms = candidate[i].state == CUBLAS_STATUS_SUCCESS ? trial(c, w, p, &candidate[i].algo, &r, begin, end) : 1e30f;
-            if (ms < least) least = ms, best = i;
-        }
-    }
-    if (begin) cudaEventDestroy(begin);
-    if (end) cudaEventDestroy(end);
-    p->algo = candidate[best].algo;
-    p->workspace = candidate[best].workspaceSize;
+    p->algo = best.algo;
 }
 
 /* The product in one of the forms. False: cuBLASLt has nothing for it. */
@@ -264,9 +220,9 @@ static bool run(struct sc_cuda *c, sc_matrix *w, int form, sc_dtype out_type, in
             plan_clear(p);
         }
         p->m = m, p->epilogue = form, p->out_type = out_type, p->align = align;
-        choose(c, w, p, *r);
+        choose(c, w, p);
     }
-    return p->found && multiply(c, w, p, &p->algo, r);
+    return p->found && multiply(c, w, p, r);
 }
 
 /* ---- the operation ------------------------------------------------------------------------------------------------------ */
@@ -275,7 +231,7 @@ static unsigned flat_grid(size_t count) { return (unsigned)(count / THREADS + 1 
 
 /* out = x w^T + bias of out_type, by cuBLASLt or the plain kernel. */
 static void affine(struct sc_cuda *c, sc_matrix *w, const void *x, void *out, sc_dtype out_type, int m) {
-    const product r = {x, out, NULL};
+    const product r = {x, out};
     if (run(c, w, FORM_BIAS, out_type, m, &r)) return;
     const dim3 grid((w->rows + THREADS - 1) / THREADS, m);
     SC_ACT_CALL(c->base.act, {
@@ -293,7 +249,7 @@ template <bool GELU> static void activate(struct sc_cuda *c, void *y, sc_dtype t
  * the pocket model reaches, that is an error of 0.016 and the blocks kept hang on it. */
 static void add_scaled(struct sc_cuda *c, sc_matrix *w, const sc_linear_args *a, const float *gate) {
     const sc_dtype type = c->base.act == SC_F16 ? SC_F32 : c->base.act;
-    const size_t y_at = LT_BYTES + (((size_t)w->rows * 4 + 255) & ~(size_t)255);
+    const size_t y_at = LT_BYTES;
     const size_t room = (c->workspace_bytes - y_at) / ((size_t)w->rows * sc_dtype_bytes(type));
     void *y = (char *)c->workspace + y_at;
     assert(room > 0);
@@ -312,7 +268,7 @@ extern "C" sc_status sc_cuda_linear(sc_device *dev, const sc_linear_args *a, sc_
     struct sc_cuda *c = (struct sc_cuda *)dev;
     sc_matrix *w = (sc_matrix *)a->w; /* the plans inside are the only thing that changes */
     const size_t count = (size_t)a->m * w->rows;
-    product r = {a->x, a->out, NULL};
+    const product r = {a->x, a->out};
     assert(a->out_type == SC_F32 || a->out_type == dev->act);
     if (a->m < 1) return SC_OK;
     switch (a->epilogue) {
@@ -333,9 +289,7 @@ extern "C" sc_status sc_cuda_linear(sc_device *dev, const sc_linear_args *a, sc_
         break;
     case SC_EPI_GATED_RESIDUAL:
         assert(a->out_type == SC_F32 && a->gate);
-        r.gate = a->gate;
-        if (!a->row_mod) scale_bias_kernel<<<(w->rows + THREADS - 1) / THREADS, THREADS, 0, c->stream>>>((float *)((char *)c->workspace + LT_BYTES), w->bias_f32, a->gate, w->rows);
-        if (a->row_mod || !run(c, w, FORM_GATE, SC_F32, a->m, &r)) add_scaled(c, w, a, a->gate);
+        add_scaled(c, w, a, a->gate);
         break;
     }
     return sc_launched("linear", err);

@@ -11,7 +11,6 @@ typedef struct {
     cublasLtMatmulDesc_t desc;
     cublasLtMatrixLayout_t a, b, d;
     cublasLtMatmulAlgo_t algo;
-    size_t workspace;
 } sc_cuda_plan;
 
 enum { SC_CUDA_PLANS_MAX = 24 }; /* the oldest is replaced */
