@@ -2,7 +2,7 @@
  *
  * y[m][rows] = x[m][cols] w^T is, column-major, D (rows x m) = W^T (stored cols x rows) X (cols x m): both operands as they lie.
  * Accumulation is f32. What the epilogue becomes:
- *   NONE, GELU        cuBLASLt's BIAS and GELU_BIAS (its GELU is the tanh one)
+ *   NONE, GELU        cuBLASLt's BIAS and GELU_BIAS (its GELU is the tanh one); GELU to f16 by a kernel of our own, exactly
  *   SILU              BIAS, then one elementwise kernel in place (small layers only)
  *   RESIDUAL          BIAS with C = D = the f32 stream, beta = 1
  *   GATED             y (bf16, or f32 for f16 models) to the workspace, then one kernel: out += gate[row_mod] * y. cuBLASLt has no
@@ -118,6 +118,11 @@ template <class O, bool GELU> __global__ static void activate_kernel(O *y, size_
         const float v = to_float(y[i]);
         y[i] = from_float<O>(GELU ? gelu_tanh(v) : silu(v));
     }
+}
+
+__global__ static void gelu_kernel(__half *out, const float *y, size_t count) {
+    const size_t stride = (size_t)gridDim.x * THREADS;
+    for (size_t i = (size_t)blockIdx.x * THREADS + threadIdx.x; i < count; i += stride) out[i] = __float2half_rn(gelu_tanh(y[i]));
 }
 
 /* out[i][c] += gate[row_mod[i]][c] * y[i][c]; gate NULL: a plain residual. One CTA a row. */
@@ -264,6 +269,21 @@ static void add_scaled(struct sc_cuda *c, sc_matrix *w, const sc_linear_args *a,
     }
 }
 
+/* GELU to f16 from an f32 y in the workspace, in pieces of rows: without the approximated tanh of cuBLASLt's epilogue the nearest tie of the pocket
+ * vectors falls as in float32 (kernels/README.md). */
+static void gelu_f16(struct sc_cuda *c, sc_matrix *w, const sc_linear_args *a) {
+    float *y = (float *)((char *)c->workspace + LT_BYTES);
+    const size_t room = (c->workspace_bytes - LT_BYTES) / ((size_t)w->rows * 4);
+    assert(room > 0);
+    for (int at = 0; at < a->m;) {
+        const int n = (size_t)(a->m - at) < room ? a->m - at : (int)room;
+        const size_t count = (size_t)n * w->rows;
+        affine(c, w, (const char *)a->x + (size_t)at * w->cols * 2, y, SC_F32, n);
+        gelu_kernel<<<flat_grid(count), THREADS, 0, c->stream>>>((__half *)a->out + (size_t)at * w->rows, y, count);
+        at += n;
+    }
+}
+
 extern "C" sc_status sc_cuda_linear(sc_device *dev, const sc_linear_args *a, sc_error *err) {
     struct sc_cuda *c = (struct sc_cuda *)dev;
     sc_matrix *w = (sc_matrix *)a->w; /* the plans inside are the only thing that changes */
@@ -274,7 +294,8 @@ extern "C" sc_status sc_cuda_linear(sc_device *dev, const sc_linear_args *a, sc_
     switch (a->epilogue) {
     case SC_EPI_NONE: affine(c, w, a->x, a->out, a->out_type, a->m); break;
     case SC_EPI_GELU:
-        if (!run(c, w, FORM_GELU, a->out_type, a->m, &r)) {
+        if (a->out_type == SC_F16) gelu_f16(c, w, a);
+        else if (!run(c, w, FORM_GELU, a->out_type, a->m, &r)) {
             affine(c, w, a->x, a->out, a->out_type, a->m);
             activate<true>(c, a->out, a->out_type, count);
         }
