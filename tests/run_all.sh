@@ -24,7 +24,7 @@ suite() { # NAME COMMAND...
     fi
 }
 
-unit() { ctest --test-dir "$1" --output-on-failure; }
+unit() { ctest --test-dir "$1" --output-on-failure -j "$(nproc)"; }
 
 # shellcheck disable=SC2046
 vectors() { "$build/cli/sparsecast" vectors --device "$1" $(ls tests/vectors/*.safetensors ); }
