@@ -12,6 +12,7 @@
  * replaced by rename, never written in place. Opened with O_NONBLOCK so that a fifo in place of a file is an error, not a
  * wait.   Thread: any, read only after open.   Source: the safetensors format description. */
 #include "engine/safetensors.h"
+#include "base/name_distance.h"
 #include "engine/json_strict.h"
 #include <errno.h>
 #include <fcntl.h>
@@ -311,28 +312,6 @@ const char *sc_tensors_metadata(const sc_tensors *set, const char *key) {
     return NULL;
 }
 
-/* Edit distance of two names, or `limit` when it is not below; names longer than the row are compared by their first part. */
-static int edit_distance(const char *a, const char *b, int limit) {
-    int row[257], n = (int)strnlen(b, 256), m = (int)strnlen(a, 256);
-
-    if (abs(m - n) >= limit) return limit;
-    for (int j = 0; j <= n; j++) row[j] = j;
-    for (int i = 1; i <= m; i++) {
-        int diagonal = row[0], best = i;
-        row[0] = i;
-        for (int j = 1; j <= n; j++) {
-            int up = row[j], d = diagonal + (a[i - 1] != b[j - 1]);
-            if (up + 1 < d) d = up + 1;
-            if (row[j - 1] + 1 < d) d = row[j - 1] + 1;
-            diagonal = up;
-            row[j] = d;
-            if (d < best) best = d;
-        }
-        if (best >= limit) return limit;
-    }
-    return row[n] < limit ? row[n] : limit;
-}
-
 sc_status sc_tensors_need(const sc_tensors *set, const char *name, int rank, const int64_t *shape, const sc_tensor **out,
                           sc_error *err) {
     const sc_tensor *t = sc_tensors_find(set, name);
@@ -344,7 +323,7 @@ sc_status sc_tensors_need(const sc_tensors *set, const char *name, int rank, con
         const char *nearest = NULL;
         int best = 1 << 20;
         for (int i = 0; i < set->count; i++) {
-            int d = edit_distance(name, set->by_name[i]->name, best);
+            int d = sc_name_distance(name, set->by_name[i]->name, best);
             if (d < best) {
                 best = d;
                 nearest = set->by_name[i]->name;

@@ -353,24 +353,3 @@ void sc_name_strip(char out[SC_NAME_ROOM], const char *name) {
         }
     }
 }
-
-int sc_name_distance(const char *a, const char *b, int limit) {
-    int row[SC_NAME_ROOM], n = (int)strnlen(b, SC_NAME_ROOM - 1), m = (int)strnlen(a, SC_NAME_ROOM - 1);
-
-    if (abs(m - n) >= limit) return limit;
-    for (int j = 0; j <= n; j++) row[j] = j;
-    for (int i = 1; i <= m; i++) {
-        int diagonal = row[0], best = i;
-        row[0] = i;
-        for (int j = 1; j <= n; j++) {
-            int up = row[j], d = diagonal + (a[i - 1] != b[j - 1]);
-            if (up + 1 < d) d = up + 1;
-            if (row[j - 1] + 1 < d) d = row[j - 1] + 1;
-            diagonal = up;
-            row[j] = d;
-            if (d < best) best = d;
-        }
-        if (best >= limit) return limit;
-    }
-    return row[n] < limit ? row[n] : limit;
-}

@@ -6,6 +6,7 @@
  * (param_names_mapping). Thread: any. */
 #ifndef SC_IMPORT_NAMES_H
 #define SC_IMPORT_NAMES_H
+#include "base/name_distance.h"
 #include "base/status.h"
 #include <stdbool.h>
 #include <stddef.h>
@@ -59,8 +60,5 @@ const char *sc_spelling_name(sc_family family, int spelling);       /* "Wan", "d
 /* `name` without what training and packing put around it: parts _fsdp_wrapped_module, _orig_mod, _checkpoint_wrapped_module anywhere;
  * model., diffusion_model., module., base_model., first_stage_model., transformer., taehv. in front, as often as they come. */
 void sc_name_strip(char out[SC_NAME_ROOM], const char *name);
-
-/* Edit distance of two names, or `limit` when it is not below it. */
-int sc_name_distance(const char *a, const char *b, int limit);
 
 #endif
