@@ -1,6 +1,6 @@
 // stream.mjs - watches the real daemon as viewers would and says what they saw: the figures of docs/performance.md.
 //
-//   node tests/bench/stream.mjs build/server/sparsecastd [--seconds 120] [--viewers 1] [--sessions 1] [--prompt-every 10] [--pid-rss]
+//   node tests/bench/stream.mjs build/server/sparsecastd [--seconds 120] [--viewers 1] [--sessions 1] [--prompt-every 10]
 //
 // Starts the daemon on a free port with the pocket model and measures: ready time, POST to first frame, frames shown and lost, the gaps
 // between frames (a stall is a gap above 2.5 frames), prompt to the first frame that shows it in milliseconds and chunks, resident memory
