@@ -23,6 +23,7 @@ const char *sc_status_name(sc_status status) {
     case SC_EGPU: return "gpu";
     case SC_EBUSY: return "busy";
     case SC_ENOTFOUND: return "not found";
+    case SC_ELOST: return "gpu lost";
     }
     return "unknown";
 }

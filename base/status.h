@@ -15,9 +15,10 @@ typedef enum {
     SC_EINVAL = -1,   /* the caller, a file or a client said something that cannot be */
     SC_ENOMEM = -2,   /* host or device memory, or a page of the pool */
     SC_EIO = -3,      /* a file or a socket */
-    SC_EGPU = -4,     /* the device; see DESIGN.md on sticky faults */
+    SC_EGPU = -4,     /* this call to the device; the device itself is well, the next call may succeed */
     SC_EBUSY = -5,    /* no place now, later perhaps */
-    SC_ENOTFOUND = -6 /* no such session, tensor, file */
+    SC_ENOTFOUND = -6,/* no such session, tensor, file */
+    SC_ELOST = -7     /* the device is gone: no later call on it can succeed, the process has to end */
 } sc_status;
 
 typedef struct {
@@ -28,7 +29,7 @@ typedef struct {
 /* Fill *err (may be NULL) and hand `status` back, so that a failing check is one line. */
 sc_status sc_fail(sc_error *err, sc_status status, const char *fmt, ...) __attribute__((format(printf, 3, 4)));
 
-/* The status as a word: "ok", "invalid", "out of memory", "i/o", "gpu", "busy", "not found". */
+/* The status as a word: "ok", "invalid", "out of memory", "i/o", "gpu", "busy", "not found", "gpu lost". */
 const char *sc_status_name(sc_status status);
 
 #ifdef __cplusplus

@@ -12,8 +12,9 @@
  * Order. Calls are made by one thread, the engine's. CUDA's are asynchronous on the device's stream and neither allocate nor
  * synchronise (but alloc, free, upload, download, *_create, sync do). A CPU call has finished when it returns.
  *
- * Errors. Sizes were checked when the model was opened: a wrong size is our own bug and asserted. What is returned: SC_ENOMEM,
- * SC_EGPU.
+ * Errors. Sizes were checked when the model was opened: a wrong size is our own bug and asserted. What is returned: SC_ENOMEM and
+ * SC_EGPU, this call has failed: what it writes is undefined (but denoise, which works in place, has not begun), what it reads is as
+ * before, and later calls may succeed; SC_ELOST, after which none does and none touches the device, `release` and `close` included.
  *
  * Words: a *row* is a token of a batch; rows of `seqs` sequences (sessions) of `tokens` tokens stand one after another.
  * A *block* is a run of at most 64 consecutive tokens of a chunk (the engine orders tokens tile by tile), a *page* holds the keys

@@ -4,9 +4,10 @@
  * comes from cudaMalloc, since the engine plans slabs at load and the frame path allocates nothing. Uploads and downloads go over
  * the same stream and wait for it, so their order against the operations is that of the calls.
  *
- * Faults. Some errors (an illegal address, a lost card) ruin the context: every later call fails with the same code. The table's
- * entries therefore pass a guard: it notices such an error once, remembers it in `failed`, and later calls return at once without
- * touching CUDA. The engine reads "device lost" in the text, closes the device and opens it anew or exits.
+ * Faults. Some errors (an illegal address, a lost card) are sticky: they ruin the context, and every later call fails with the same
+ * code. The table's entries therefore pass a guard: it notices such an error once, remembers it in `failed` and makes SC_ELOST of it.
+ * From then on every entry returns at once without touching CUDA, frees and the closing included, since a lost driver may not come
+ * back from a call. Any other failure stays SC_EGPU: that call did nothing, the next may succeed.
  * Thread: engine. */
 #include "kernels/cuda/cuda.h"
 #include "kernels/cuda/fault.h"
@@ -23,8 +24,12 @@ typedef struct {
 
 bool sc_cuda_sticky(int error) {
     switch (error) {
+    case cudaErrorDevicesUnavailable:    /* 46 */
+    case cudaErrorNoDevice:              /* 100: it was there when the device was opened */
+    case cudaErrorDeviceUninitialized:   /* 201 */
     case cudaErrorECCUncorrectable:      /* 214 */
     case cudaErrorNvlinkUncorrectable:   /* 220 */
+    case cudaErrorContained:             /* 226 */
     case cudaErrorIllegalAddress:        /* 700 */
     case cudaErrorLaunchTimeout:         /* 702 */
     case cudaErrorAssert:                /* 710 */
@@ -35,8 +40,9 @@ bool sc_cuda_sticky(int error) {
     case cudaErrorInvalidPc:             /* 718 */
     case cudaErrorLaunchFailure:         /* 719 */
     case cudaErrorContextIsDestroyed:    /* 709 */
-    case cudaErrorDevicesUnavailable:    /* 46 */
+    case cudaErrorTensorMemoryLeak:      /* 721 */
     case cudaErrorSystemNotReady:        /* 802 */
+    case cudaErrorMpsClientTerminated:   /* 810 */
     case cudaErrorUnknown:               /* 999 */ return true;
     default: return false;
     }
@@ -46,10 +52,10 @@ bool sc_cuda_failed(const sc_device *dev) { return ((const device *)dev)->failed
 
 /* ---- guard -------------------------------------------------------------------------------------------------------------- */
 
-static sc_status refused(const device *d, const char *op, sc_error *err) { return sc_fail(err, SC_EGPU, "%s: device lost earlier (%s)", op, d->reason); }
+static sc_status refused(const device *d, const char *op, sc_error *err) { return sc_fail(err, SC_ELOST, "%s: device lost earlier (%s)", op, d->reason); }
 
-/* Looks at an operation's status; a sticky error marks the device. Hands the status back. */
-static sc_status guard(sc_device *dev, const char *op, sc_status rc) {
+/* Looks at an operation's status: SC_EGPU for a sticky error becomes SC_ELOST and marks the device; any other is handed back. */
+static sc_status guard(sc_device *dev, const char *op, sc_status rc, sc_error *err) {
     device *d = (device *)dev;
     if (rc != SC_EGPU) return rc;
     cudaError_t e = cudaPeekAtLastError();
@@ -60,13 +66,13 @@ static sc_status guard(sc_device *dev, const char *op, sc_status rc) {
     }
     d->failed = true;
     snprintf(d->reason, sizeof d->reason, "%s: %s", op, cudaGetErrorString(e));
-    return rc;
+    return sc_fail(err, SC_ELOST, "device lost: %s", d->reason);
 }
 
 #define GUARDED(name, args)                                                                          \
     static sc_status op_##name(sc_device *dev, const args *a, sc_error *err) {                            \
         if (((const device *)dev)->failed) return refused((const device *)dev, #name, err);          \
-        return guard(dev, #name, sc_cuda_##name(dev, a, err));                                       \
+        return guard(dev, #name, sc_cuda_##name(dev, a, err), err);                                  \
     }
 GUARDED(linear, sc_linear_args)
 GUARDED(layer_norm, sc_layer_norm_args)
@@ -95,33 +101,41 @@ GUARDED(planes_in, sc_planes_in_args)
 
 static sc_status gather(sc_device *dev, float *out, const sc_matrix *table, const int32_t *rows, int n, sc_error *err) {
     REFUSE_IF_LOST("gather");
-    return guard(dev, "gather", sc_cuda_gather(dev, out, table, rows, n, err));
+    return guard(dev, "gather", sc_cuda_gather(dev, out, table, rows, n, err), err);
 }
 static sc_status mul_gelu(sc_device *dev, void *out, const void *a, const void *b, size_t count, sc_error *err) {
     REFUSE_IF_LOST("mul_gelu");
-    return guard(dev, "mul_gelu", sc_cuda_mul_gelu(dev, out, a, b, count, err));
+    return guard(dev, "mul_gelu", sc_cuda_mul_gelu(dev, out, a, b, count, err), err);
 }
 static sc_status convert(sc_device *dev, void *out, const float *x, size_t count, sc_error *err) {
     REFUSE_IF_LOST("convert");
-    return guard(dev, "convert", sc_cuda_convert(dev, out, x, count, err));
+    return guard(dev, "convert", sc_cuda_convert(dev, out, x, count, err), err);
 }
 static sc_status silu(sc_device *dev, void *out, const float *x, size_t count, sc_error *err) {
     REFUSE_IF_LOST("silu");
-    return guard(dev, "silu", sc_cuda_silu(dev, out, x, count, err));
+    return guard(dev, "silu", sc_cuda_silu(dev, out, x, count, err), err);
 }
 static sc_status add_rows(sc_device *dev, float *x, const float *table, const int32_t *row, int m, int dim, sc_error *err) {
     REFUSE_IF_LOST("add_rows");
-    return guard(dev, "add_rows", sc_cuda_add_rows(dev, x, table, row, m, dim, err));
+    return guard(dev, "add_rows", sc_cuda_add_rows(dev, x, table, row, m, dim, err), err);
 }
 static sc_status matrix_create(sc_device *dev, sc_matrix **out, const sc_matrix_desc *d, sc_error *err) {
     *out = NULL;
     REFUSE_IF_LOST("matrix_create");
-    return guard(dev, "matrix_create", sc_cuda_matrix_create(dev, out, d, err));
+    return guard(dev, "matrix_create", sc_cuda_matrix_create(dev, out, d, err), err);
 }
 static sc_status filter_create(sc_device *dev, sc_filter **out, const sc_filter_desc *d, sc_error *err) {
     *out = NULL;
     REFUSE_IF_LOST("filter_create");
-    return guard(dev, "filter_create", sc_cuda_filter_create(dev, out, d, err));
+    return guard(dev, "filter_create", sc_cuda_filter_create(dev, out, d, err), err);
+}
+
+/* Weights of a lost context are left to the end of the process. */
+static void matrix_destroy(sc_device *dev, sc_matrix *m) {
+    if (!((const device *)dev)->failed) sc_cuda_matrix_destroy(dev, m);
+}
+static void filter_destroy(sc_device *dev, sc_filter *w) {
+    if (!((const device *)dev)->failed) sc_cuda_filter_destroy(dev, w);
 }
 
 /* ---- memory ------------------------------------------------------------------------------------------------------------- */
@@ -142,11 +156,11 @@ static sc_status alloc(sc_device *dev, void **out, size_t bytes, sc_error *err) 
     cudaError_t e = cudaMalloc(out, bytes ? bytes : 1);
     if (e == cudaSuccess) e = cudaMemsetAsync(*out, 0, bytes, d->cuda.stream);
     if (e == cudaSuccess) e = cudaStreamSynchronize(d->cuda.stream);
-    if (e != cudaSuccess && *out) {
-        cudaFree(*out);
+    if (e != cudaSuccess) {
+        if (*out && !sc_cuda_sticky(e)) cudaFree(*out);
         *out = NULL;
     }
-    return guard(dev, "alloc", status_of(e, "alloc", bytes, err));
+    return guard(dev, "alloc", status_of(e, "alloc", bytes, err), err);
 }
 
 static void release(sc_device *dev, void *p) {
@@ -158,7 +172,7 @@ static sc_status transfer(sc_device *dev, void *dst, const void *src, size_t byt
     REFUSE_IF_LOST(op);
     cudaError_t e = cudaMemcpyAsync(dst, src, bytes, kind, d->cuda.stream);
     if (e == cudaSuccess && kind != cudaMemcpyDeviceToDevice) e = cudaStreamSynchronize(d->cuda.stream);
-    return guard(dev, op, status_of(e, op, bytes, err));
+    return guard(dev, op, status_of(e, op, bytes, err), err);
 }
 
 static sc_status upload(sc_device *dev, void *dst, const void *host, size_t bytes, sc_error *err) {
@@ -172,7 +186,7 @@ static sc_status copy(sc_device *dev, void *dst, const void *src, size_t bytes, 
 }
 static sc_status sync(sc_device *dev, sc_error *err) {
     REFUSE_IF_LOST("sync");
-    return guard(dev, "sync", status_of(cudaStreamSynchronize(((device *)dev)->cuda.stream), "sync", 0, err));
+    return guard(dev, "sync", status_of(cudaStreamSynchronize(((device *)dev)->cuda.stream), "sync", 0, err), err);
 }
 
 /* ---- open and close ----------------------------------------------------------------------------------------------------- */
@@ -180,6 +194,10 @@ static sc_status sync(sc_device *dev, sc_error *err) {
 static void close_device(sc_device *dev) {
     device *d = (device *)dev;
     if (!d) return;
+    if (d->failed) { /* nothing of it answers any more */
+        free(d);
+        return;
+    }
     sc_cuda_attention_destroy(&d->cuda);
     if (d->cuda.lt) cublasLtDestroy(d->cuda.lt);
     if (d->cuda.workspace) cudaFree(d->cuda.workspace);
@@ -189,8 +207,8 @@ static void close_device(sc_device *dev) {
 
 const sc_ops sc_cuda_ops = {
     .alloc = alloc, .release = release, .upload = upload, .download = download, .copy = copy, .sync = sync,
-    .matrix_create = matrix_create, .matrix_destroy = sc_cuda_matrix_destroy,
-    .filter_create = filter_create, .filter_destroy = sc_cuda_filter_destroy,
+    .matrix_create = matrix_create, .matrix_destroy = matrix_destroy,
+    .filter_create = filter_create, .filter_destroy = filter_destroy,
     .linear = op_linear, .layer_norm = op_layer_norm, .rms_norm = op_rms_norm, .qkv = op_qkv, .select = op_select, .attention = op_attention,
     .memory_update = op_memory_update, .cross_attention = op_cross_attention, .text_attention = op_text_attention, .gather = gather,
     .mul_gelu = mul_gelu, .convert = convert, .silu = silu, .add_rows = add_rows, .patchify = op_patchify, .unpatchify = op_unpatchify,

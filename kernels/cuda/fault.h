@@ -7,10 +7,10 @@
 extern "C" {
 #endif
 
-/* Does this cudaError_t ruin the context, so that every later call fails too? */
+/* Does this cudaError_t ruin the context, so that every later call fails too? Such a one is SC_ELOST above the table, any other SC_EGPU. */
 bool sc_cuda_sticky(int error);
 
-/* Has the device met such an error? All its operations then return SC_EGPU without touching CUDA. */
+/* Has the device met such an error? All its operations then return SC_ELOST without touching CUDA. */
 bool sc_cuda_failed(const sc_device *dev);
 
 /* Is there code for the current card in this build? (norms.cu) */
