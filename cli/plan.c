@@ -134,7 +134,7 @@ sc_status sc_plan_make(sc_plan *p, const sc_plan_model *m, bool cpu, int batch, 
 
     if (slots > 1e8) { rc = sc_fail(err, SC_EINVAL, "memory: %.0f blocks a head are more than fit a session", slots); goto cleanup; }
     p->weights = weight_bytes(m, cpu);
-    p->session = pages * (2 * page + 4.0 * c->dit.head_dim + sizeof(sc_kv_slot)) + (2 + (pbsa ? c->memory.window_chunks - 1 : 0)) * latent * 4;
+    p->session = pages * (2 * page + 4.0 * c->dit.head_dim + (pbsa ? 2 : 1) * sizeof(sc_kv_slot)) + (2 + sc_kv_past(&e->rule, e->layout)) * latent * 4;
     p->pictures = 2 * 1.5 * 4 * c->chunk_frames * SC_PLAN_PIXELS * SC_PLAN_PIXELS * (double)c->latent_h * c->latent_w;
     p->work = rows * (dim * 4 + (dim > in ? dim : in) * act + 3 * dim * qkv + 2 * dim * act + c->dit.ffn_dim * act) + e->layout->tokens * in * 4 +
               lists * (4.0 * c->dit.head_dim + 8 * slots) + 4.0 * batch * c->dit.heads * (slots + e->rule.capacity + 1);

@@ -128,6 +128,7 @@ static sc_status plan_memory(sc_engine *e, const char *dir, sc_error *err) {
         goto cleanup;
     }
     const int slots = sc_kv_slots(&e->rule, e->layout);
+    e->past_chunks = sc_kv_past(&e->rule, e->layout);
     e->pages_per_session = c->dit.layers * c->dit.heads * slots;
     e->pages.head_dim = c->dit.head_dim;
     e->pages.page_rows = e->layout->block_max;
@@ -140,7 +141,8 @@ static sc_status plan_memory(sc_engine *e, const char *dir, sc_error *err) {
     e->latent_count = (size_t)c->dit.in_ch * (size_t)c->chunk_frames * (size_t)(c->latent_h * c->latent_w);
     TRY(ops->alloc(e->dev, (void **)&e->noise, e->latent_count * 4, err));
     if (!(e->check = malloc(e->latent_count * 4))) rc = sc_fail(err, SC_ENOMEM, "engine: out of memory");
-    e->info.session_bytes = (size_t)e->pages_per_session * (2 * page + (size_t)e->pages.head_dim * 4 + sizeof(sc_kv_slot)) + 4 * e->latent_count * 4 +
+    e->info.session_bytes = (size_t)e->pages_per_session * (2 * page + (size_t)e->pages.head_dim * 4 + (pbsa ? 2 : 1) * sizeof(sc_kv_slot)) +
+                            (size_t)(2 + e->past_chunks) * e->latent_count * 4 +
                             sc_decoder_state_bytes(e->decoder);
     e->info.work_bytes = e->work->bytes + sc_decoder_work_bytes(e->decoder);
 cleanup:
@@ -254,6 +256,12 @@ static sc_status prepare(sc_engine *e, sc_session *const *ss, int n, const int *
     return e->dev->ops->upload(e->dev, e->row_mod_mixed, e->row_mod_host, (size_t)n * tokens * 4, err);
 }
 
+/* A stream does not go on behind a hole. */
+static void mark_failed(sc_session *s, const sc_error *why) {
+    s->failed = true;
+    sc_fail(&s->error, why->status, "chunk %llu: %.480s", (unsigned long long)s->chunk, why->text);
+}
+
 static sc_status run_denoise(sc_engine *e, sc_session *const *ss, int n, sc_error *err) {
     const sc_ops *ops = e->dev->ops;
     sc_pass_args a = {0};
@@ -286,8 +294,7 @@ static sc_status run_decode(sc_engine *e, sc_session *s, sc_error *err) {
     if ((rc = ops->download(e->dev, e->check, s->x, e->latent_count * 4, err))) return rc;
     for (size_t i = 0; i < e->latent_count; i++)
         if (!isfinite(e->check[i])) {
-            s->failed = true;
-            sc_fail(&s->error, SC_EINVAL, "chunk %llu: the model's output is not finite", (unsigned long long)s->chunk);
+            mark_failed(s, &(sc_error){SC_EINVAL, "the model's output is not finite"});
             return SC_OK;
         }
     if ((rc = sc_decoder_run(e->decoder, s->decoder, s->x, e->cfg.chunk_frames, NULL, s->pixels, &count, err))) return rc;
@@ -299,6 +306,7 @@ static sc_status run_decode(sc_engine *e, sc_session *s, sc_error *err) {
     return SC_OK;
 }
 
+/* Before the pass what can be done twice, after it what cannot fail: a clean pass that failed can be made again. */
 static sc_status run_clean(sc_engine *e, sc_session *const *ss, int n, sc_error *err) {
     sc_pass_args a = {0};
     int step[SC_MAX_BATCH];
@@ -307,25 +315,58 @@ static sc_status run_clean(sc_engine *e, sc_session *const *ss, int n, sc_error 
     for (int i = 0; i < n; i++) {
         step[i] = e->cfg.step_count;
         a.update[i] = sc_kv_must_update(&ss[i]->memory);
+        if (e->past_chunks && (rc = e->dev->ops->copy(e->dev, sc_session_past(ss[i], ss[i]->past_count), ss[i]->x, e->latent_count * 4, err))) return rc;
+        if (a.update[i] && (rc = sc_kv_save(&ss[i]->memory, err))) return rc;
     }
     if ((rc = prepare(e, ss, n, step, &a, err))) return rc;
-    if ((rc = sc_dit_pass(e->dit, e->work, &a, err))) return rc;
+    if ((rc = sc_dit_pass(e->dit, e->work, &a, err))) {
+        for (int i = 0; i < n && rc != SC_ELOST; i++) {
+            sc_error why = {0};
+            if (!a.update[i] || !sc_kv_restore(&ss[i]->memory, &why)) continue;
+            if (why.status == SC_ELOST) return sc_fail(err, SC_ELOST, "%s", why.text);
+            mark_failed(ss[i], &why); /* nobody knows what its memory holds */
+        }
+        return rc;
+    }
     for (int i = 0; i < n; i++) {
         sc_session *s = ss[i];
-        const int keep = e->cfg.memory.window_chunks - 1;
-        if (s->past) { /* the window's clean latents, for a later recache */
-            if (s->past_count == keep) {
-                for (int k = 0; k + 1 < keep; k++)
-                    if ((rc = e->dev->ops->copy(e->dev, s->past + (size_t)k * e->latent_count, s->past + (size_t)(k + 1) * e->latent_count, e->latent_count * 4, err))) return rc;
-                s->past_count--;
-            }
-            if ((rc = e->dev->ops->copy(e->dev, s->past + (size_t)s->past_count * e->latent_count, s->x, e->latent_count * 4, err))) return rc;
-            s->past_count++;
+        if (e->past_chunks) {
+            s->past_at = (s->past_at + 1) % e->past_chunks;
+            if (s->past_count < e->past_chunks) s->past_count++;
         }
         sc_kv_end(&s->memory);
         s->chunk++;
         s->phase = 0;
         s->begun = false;
+    }
+    return SC_OK;
+}
+
+static sc_status run_kind(sc_engine *e, sc_pass_kind kind, sc_session *const *ss, int n, sc_error *err) {
+    sc_status rc = SC_OK;
+    switch (kind) {
+    case SC_PASS_DENOISE: return run_denoise(e, ss, n, err);
+    case SC_PASS_CLEAN: return run_clean(e, ss, n, err);
+    case SC_PASS_DECODE:
+        for (int k = 0; k < n && rc != SC_ELOST; k++) {
+            /* Only its own calls: it is this session's failure, and what its decoder remembers is half of one chunk, half of another. */
+            if ((rc = run_decode(e, ss[k], err)) && rc != SC_ELOST) mark_failed(ss[k], err);
+        }
+        return rc == SC_ELOST ? rc : SC_OK;
+    }
+    return rc;
+}
+
+/* A batched pass failed and the device is well. Whose failure was it? Those that have not moved on take the pass again, one by one;
+ * whoever fails alone is the one (in a batch of one there is nothing to find out). */
+static sc_status find_culprit(sc_engine *e, sc_pass_kind kind, sc_session *const *ss, int n, const int *phase, sc_error *err) {
+    for (int i = 0; i < n; i++) {
+        sc_error why = *err;
+        sc_status rc = SC_EGPU;
+        if (ss[i]->failed || ss[i]->phase != phase[i]) continue;
+        if (n > 1) rc = run_kind(e, kind, ss + i, 1, &why);
+        if (rc == SC_EGPU) mark_failed(ss[i], &why);
+        else if (rc) return sc_fail(err, rc, "%s", why.text);
     }
     return SC_OK;
 }
@@ -342,13 +383,12 @@ sc_status sc_engine_run(sc_engine *e, sc_session *const *sessions, int count, sc
     }
     for (int i = 0; i < n && !rc; i += e->batch) {
         const int part = n - i < e->batch ? n - i : e->batch;
-        switch (sc_session_next(live[i]).kind) {
-        case SC_PASS_DENOISE: rc = run_denoise(e, live + i, part, err); break;
-        case SC_PASS_CLEAN: rc = run_clean(e, live + i, part, err); break;
-        case SC_PASS_DECODE:
-            for (int k = 0; k < part && !rc; k++) rc = run_decode(e, live[i + k], err);
-            break;
-        }
+        const sc_pass_kind kind = sc_session_next(live[i]).kind;
+        sc_error why = {0};
+        int phase[SC_MAX_BATCH];
+        for (int k = 0; k < part; k++) phase[k] = live[i + k]->phase;
+        if ((rc = run_kind(e, kind, live + i, part, &why)) == SC_EGPU) rc = find_culprit(e, kind, live + i, part, phase, &why);
+        if (rc) sc_fail(err, rc, "%s", why.text);
     }
     return rc;
 }

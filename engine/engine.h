@@ -91,8 +91,11 @@ sc_status sc_session_set_prompt(sc_session *session, const char *text, size_t n,
 
 sc_pass sc_session_next(const sc_session *session);
 
-/* Run the next pass of each of `count` sessions (1..8, all of this engine, all with the same kind next). On an error of one
- * session's data (not finite) that session is marked failed and the rest go on; a device error fails the call. */
+/* Run the next pass of each of `count` sessions (1..8, all of this engine, all with the same kind next). What is one session's own error
+ * (data that is not finite, a device call that fails for it alone) marks that session failed, and the rest go on as if it had not been
+ * there. When a device call fails for a batch, its sessions take the pass again one by one, which gives the same frames.
+ * Errors: SC_ELOST, the device is gone: nothing of this engine is to be called any more but sc_session_failed, sc_session_frames and
+ * sc_session_next; SC_ENOMEM, nothing happened to the sessions that did not move on: the call may be made again for those. */
 sc_status sc_engine_run(sc_engine *engine, sc_session *const *sessions, int count, sc_error *err);
 
 bool sc_session_failed(const sc_session *session, sc_error *err); /* true: no more passes, *err says why */

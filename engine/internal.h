@@ -41,6 +41,7 @@ struct sc_engine {
     sc_kv_rule rule;
     sc_pages pages;
     int pages_per_session, max_sessions, batch;
+    int past_chunks;        /* whose clean latents a session keeps */
     bool taken[256];
     size_t latent_count;    /* floats of a chunk's latent */
     float *noise;           /* device [latent_count] */
@@ -57,8 +58,8 @@ struct sc_session {
     int phase;             /* 0..steps-1 denoise, steps decode, steps + 1 clean */
     sc_kv_memory memory;
     float *x, *flow;       /* device, latent of the chunk; x is x0 after the last step */
-    float *past;           /* device [window_chunks - 1][latent_count]: clean latents of the window, newest last, for recache */
-    int past_count;
+    float *past;           /* device [engine's past_chunks][latent_count]: clean latents of the window for recache, a ring */
+    int past_at, past_count; /* where the next one goes; how many there are */
     sc_decoder_state *decoder;
     uint8_t *pixels, *frames; /* device, host: I420 */
     sc_frames newest;
@@ -86,6 +87,7 @@ void sc_prompt_cache_clear(sc_engine *e);
 sc_status sc_prompt_mix(sc_engine *e, const sc_prompt *a, const sc_prompt *b, double weight_b, sc_cross *out, sc_error *err);
 
 /* session.c */
+float *sc_session_past(const sc_session *s, int k); /* the k-th oldest of past_count; k == past_count: where the next one goes */
 sc_status sc_session_begin_chunk(sc_session *s, sc_error *err);
 
 #endif

@@ -11,6 +11,11 @@ int sc_kv_slots(const sc_kv_rule *r, const sc_layout *l) {
     return r->window_frames * (l->blocks.blocks / l->frames);
 }
 
+int sc_kv_past(const sc_kv_rule *r, const sc_layout *l) {
+    if (r->pbsa) return r->window_chunks - 1;
+    return (r->window_frames - r->sink_frames - l->frames + l->frames - 1) / l->frames;
+}
+
 int sc_kv_keep(double keep_ratio, int window_blocks) {
     int k = (int)ceil(keep_ratio * window_blocks - 1e-9);
     if (k > window_blocks) k = window_blocks;
@@ -37,6 +42,7 @@ sc_status sc_kv_init(sc_kv_memory *m, sc_device *dev, const sc_kv_rule *rule, co
     m->group = calloc((size_t)(rule->pbsa ? 1 : rule->window_frames), sizeof *m->group);
     if (!m->host || !m->frame || !m->group) rc = sc_fail(err, SC_ENOMEM, "session memory: out of memory");
     else rc = dev->ops->alloc(dev, (void **)&m->device, bytes, err);
+    if (!rc && rule->pbsa) rc = dev->ops->alloc(dev, (void **)&m->saved, bytes, err);
     if (!rc) rc = sc_kv_reset(m, 0, err);
     if (rc) sc_kv_free(m);
     return rc;
@@ -44,6 +50,7 @@ sc_status sc_kv_init(sc_kv_memory *m, sc_device *dev, const sc_kv_rule *rule, co
 
 void sc_kv_free(sc_kv_memory *m) {
     if (m->dev && m->device) m->dev->ops->release(m->dev, m->device);
+    if (m->dev && m->saved) m->dev->ops->release(m->dev, m->saved);
     free(m->host);
     free(m->frame);
     free(m->group);
@@ -56,9 +63,12 @@ static sc_kv_slot *host_slot(const sc_kv_memory *m, int layer, int head, int slo
     return m->host + ((size_t)layer * (size_t)m->heads + (size_t)head) * (size_t)m->slots + slot;
 }
 
-static sc_status upload_slots(sc_kv_memory *m, sc_error *err) {
-    return m->dev->ops->upload(m->dev, m->device, m->host, (size_t)m->layers * (size_t)m->heads * (size_t)m->slots * sizeof *m->host, err);
-}
+static size_t slot_bytes(const sc_kv_memory *m) { return (size_t)m->layers * (size_t)m->heads * (size_t)m->slots * sizeof *m->host; }
+
+static sc_status upload_slots(sc_kv_memory *m, sc_error *err) { return m->dev->ops->upload(m->dev, m->device, m->host, slot_bytes(m), err); }
+
+sc_status sc_kv_save(sc_kv_memory *m, sc_error *err) { return m->saved ? m->dev->ops->copy(m->dev, m->saved, m->device, slot_bytes(m), err) : SC_OK; }
+sc_status sc_kv_restore(sc_kv_memory *m, sc_error *err) { return m->saved ? m->dev->ops->copy(m->dev, m->device, m->saved, slot_bytes(m), err) : SC_OK; }
 
 sc_status sc_kv_reset(sc_kv_memory *m, int64_t chunk, sc_error *err) {
     const int blocks = m->layout->blocks.blocks;
@@ -80,9 +90,9 @@ sc_status sc_kv_reset(sc_kv_memory *m, int64_t chunk, sc_error *err) {
     return upload_slots(m, err);
 }
 
-/* WINDOW: make room for one chunk, then write the table. */
+/* WINDOW: make room for one chunk. */
 static sc_status begin_window(sc_kv_memory *m, sc_error *err) {
-    const int chunk_frames = m->layout->frames, per_frame = m->layout->blocks.blocks / chunk_frames;
+    const int chunk_frames = m->layout->frames;
     const int overflow = m->frames + chunk_frames - m->rule.window_frames;
 
     if (overflow > 0) { /* the places after the sink move left; their page runs go to the end, free for the new chunk */
@@ -99,6 +109,11 @@ static sc_status begin_window(sc_kv_memory *m, sc_error *err) {
     }
     for (int f = 0; f < chunk_frames; f++) m->frame[m->frames + f] = m->chunk * chunk_frames + f;
     m->frames += chunk_frames;
+    return SC_OK;
+}
+
+static sc_status upload_window(sc_kv_memory *m, sc_error *err) {
+    const int chunk_frames = m->layout->frames, per_frame = m->layout->blocks.blocks / chunk_frames;
     for (int l = 0; l < m->layers; l++)
         for (int h = 0; h < m->heads; h++)
             for (int s = 0; s < m->slots; s++) { /* those past the frames held: free pages */
@@ -110,11 +125,15 @@ static sc_status begin_window(sc_kv_memory *m, sc_error *err) {
 }
 
 sc_status sc_kv_begin(sc_kv_memory *m, sc_error *err) {
-    sc_status rc = SC_OK;
-    if (m->begun) return SC_OK;
-    if (!m->rule.pbsa) rc = begin_window(m, err);
-    m->begun = !rc;
-    return rc;
+    sc_status rc;
+    if (!m->begun) {
+        if (!m->rule.pbsa && (rc = begin_window(m, err))) return rc;
+        m->begun = true;
+        m->uploaded = m->rule.pbsa;
+    }
+    if (!m->uploaded && (rc = upload_window(m, err))) return rc;
+    m->uploaded = true;
+    return SC_OK;
 }
 
 sc_kv_view sc_kv_view_of(const sc_kv_memory *m) {
@@ -154,7 +173,7 @@ sc_status sc_kv_flush(sc_kv_memory *m, sc_error *err) {
         return SC_OK;
     }
     if (m->chunks <= keep) return SC_OK;
-    if ((rc = m->dev->ops->download(m->dev, m->host, m->device, (size_t)m->layers * (size_t)m->heads * (size_t)m->slots * sizeof *m->host, err))) return rc;
+    if ((rc = m->dev->ops->download(m->dev, m->host, m->device, slot_bytes(m), err))) return rc;
     for (int l = 0; l < m->layers; l++)
         for (int h = 0; h < m->heads; h++) {
             sc_kv_slot *window = host_slot(m, l, h, m->rule.capacity);

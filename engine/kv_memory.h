@@ -25,6 +25,7 @@ typedef struct {
     int layers, heads, slots;         /* slots of one head */
     int first_page;                   /* of the session's run of layers * heads * slots pages */
     sc_kv_slot *device;               /* [layers][heads][slots] */
+    sc_kv_slot *saved;                /* PBSA: device, of the same size: the slots before an update */
     sc_kv_slot *host;                 /* scratch of the same size */
     int64_t chunk;                    /* the current chunk, as slots know it */
     int persistent;                   /* PBSA: blocks of P */
@@ -33,10 +34,14 @@ typedef struct {
     int64_t *frame;                   /* WINDOW: [window_frames] latent frame in each place */
     int *group;                       /* WINDOW: [window_frames] which run of pages holds it */
     bool begun;
+    bool uploaded;                    /* WINDOW: the device has this chunk's table */
 } sc_kv_memory;
 
 /* Slots a head needs under this rule. */
 int sc_kv_slots(const sc_kv_rule *rule, const sc_layout *layout);
+
+/* Chunks before the current one of which a window holds anything but sink frames: so many clean latents a recache can use. */
+int sc_kv_past(const sc_kv_rule *rule, const sc_layout *layout);
 
 /* Errors: SC_EINVAL when capacity < sink + chunk (the reference would silently overwrite its sink), SC_ENOMEM. */
 sc_status sc_kv_init(sc_kv_memory *m, sc_device *dev, const sc_kv_rule *rule, const sc_layout *layout, int layers, int heads, int first_page,
@@ -46,7 +51,7 @@ void sc_kv_free(sc_kv_memory *m);
 /* Forget everything; the next chunk is `chunk`. */
 sc_status sc_kv_reset(sc_kv_memory *m, int64_t chunk, sc_error *err);
 
-/* Before the first pass of a chunk. */
+/* Before the first pass of a chunk. What failed may be tried again. */
 sc_status sc_kv_begin(sc_kv_memory *m, sc_error *err);
 
 /* What a pass of the current chunk sees, of layer 0. */
@@ -54,6 +59,11 @@ sc_kv_view sc_kv_view_of(const sc_kv_memory *m);
 
 /* PBSA: the clean pass of this chunk must update the memory (the next chunk pushes the oldest out). */
 bool sc_kv_must_update(const sc_kv_memory *m);
+
+/* PBSA: an update changes the slots layer by layer, on the device. Saved before the pass and restored after one that failed half way,
+ * they let the pass be made again; its pages it writes anew anyhow. WINDOW: nothing to do. */
+sc_status sc_kv_save(sc_kv_memory *m, sc_error *err);
+sc_status sc_kv_restore(sc_kv_memory *m, sc_error *err);
 
 /* After the clean pass: counts move on, the next chunk is current. */
 void sc_kv_end(sc_kv_memory *m);

@@ -45,7 +45,7 @@ sc_status sc_session_create(sc_engine *e, uint64_t seed, const char *prompt, siz
     TRY(sc_kv_init(&s->memory, e->dev, &e->rule, e->layout, e->cfg.dit.layers, e->cfg.dit.heads, place * e->pages_per_session, err));
     TRY(ops->alloc(e->dev, (void **)&s->x, latent, err));
     TRY(ops->alloc(e->dev, (void **)&s->flow, latent, err));
-    if (e->rule.pbsa && e->rule.window_chunks > 1) TRY(ops->alloc(e->dev, (void **)&s->past, latent * (size_t)(e->rule.window_chunks - 1), err));
+    if (e->past_chunks) TRY(ops->alloc(e->dev, (void **)&s->past, latent * (size_t)e->past_chunks, err));
     TRY(ops->alloc(e->dev, (void **)&s->pixels, pixels, err));
     TRY(sc_decoder_state_create(e->decoder, &s->decoder, err));
     if (!(s->frames = malloc(pixels))) { rc = sc_fail(err, SC_ENOMEM, "session: out of memory"); goto cleanup; }
@@ -88,6 +88,11 @@ sc_status sc_session_set_prompt(sc_session *s, const char *text, size_t n, uint3
     return SC_OK;
 }
 
+float *sc_session_past(const sc_session *s, int k) {
+    const int room = s->engine->past_chunks;
+    return s->past + (size_t)((s->past_at - s->past_count + k + room) % room) * s->engine->latent_count;
+}
+
 /* Write the window's pages again from its clean latents under the prompt in force, oldest chunk first. */
 static sc_status recache(sc_session *s, sc_error *err) {
     sc_engine *e = s->engine;
@@ -103,7 +108,7 @@ static sc_status recache(sc_session *s, sc_error *err) {
         a.view[0].chunk_now = s->memory.chunk - s->past_count + k;
         a.keep[0] = sc_kv_keep(e->cfg.memory.keep_ratio, a.view[0].window);
         a.cross[0] = &s->prompt->cross;
-        a.latent[0] = s->past + (size_t)k * e->latent_count;
+        a.latent[0] = sc_session_past(s, k);
         if ((rc = sc_dit_pass(e->dit, e->work, &a, err))) return rc;
     }
     return SC_OK;
@@ -133,13 +138,9 @@ static sc_status meet_prompt(sc_session *s, sc_error *err) {
         s->past_count = 0;
         return sc_kv_reset(&s->memory, s->memory.chunk, err);
     case SC_FLUSH:
-        if (s->past && s->past_count > 1) {
-            sc_status rc = e->dev->ops->copy(e->dev, s->past, s->past + (size_t)(s->past_count - 1) * e->latent_count, e->latent_count * 4, err);
-            if (rc) return rc;
-            s->past_count = 1;
-        }
+        if (s->past_count > 1) s->past_count = 1;
         return sc_kv_flush(&s->memory, err);
-    case SC_RECACHE: return s->past ? recache(s, err) : SC_OK;
+    case SC_RECACHE: return s->past && e->rule.pbsa ? recache(s, err) : SC_OK;
     case SC_SWITCH: case SC_BLEND: break;
     }
     return SC_OK;

@@ -477,13 +477,13 @@ static void a_flush_keeps_persistent_blocks_and_the_newest_chunk_as_they_are(voi
     }
 }
 
-/* What a memory would be had the latents in `past` been remembered under `cross` from the start. */
-static void remember(sc_session *s, const float *past, int count, const sc_cross *cross) {
+/* What a memory would be had the past latents of `of` been remembered under `cross` from the start. */
+static void remember(sc_session *s, const sc_session *of, int count, const sc_cross *cross) {
     sc_engine *e = s->engine;
     sc_error err = {0};
     for (int k = 0; k < count; k++) {
         sc_pass_args a = {.seqs = 1, .layout = e->layout, .pages = e->pages, .mods = sc_mods_of(e, e->cfg.step_count), .sparse = true, .capacity = e->rule.capacity,
-                          .cross = {cross}, .latent = {past + (size_t)k * e->latent_count}};
+                          .cross = {cross}, .latent = {sc_session_past(of, k)}};
         if (sc_kv_begin(&s->memory, &err)) fail_msg("%s", err.text);
         a.view[0] = sc_kv_view_of(&s->memory);
         a.keep[0] = sc_kv_keep(e->cfg.memory.keep_ratio, a.view[0].window);
@@ -517,7 +517,7 @@ static void a_recache_writes_the_window_again_under_the_new_words(void **state) 
         }
         if (!persistent) { /* the same memory built from nothing */
             if (sc_kv_reset(&built->memory, at - past, &err)) fail_msg("%s", err.text);
-            remember(built, s->past, past, &built->prompt->cross);
+            remember(built, s, past, &built->prompt->cross);
             memory_copy other = copy_memory(built);
             for (int h = 0; h < m->layers * m->heads; h++)
                 for (int i = 0; i < past * blocks; i++) {
