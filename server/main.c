@@ -1,8 +1,11 @@
-/* main.c - sparsecastd: configuration, start, signals, end.
+/* main.c - sparsecastd: configuration, start, signals, end, and what happens when the device is lost.
  *
  *     start   listeners -> hub, access -> stream, http made -> hub listens -> encoder, engine, stream, http, router run
  *     run     the main thread sleeps on signals and on word from the engine thread
  *     end     engine first (its sessions end, viewers get 1001, whoever waits gets an answer), then stream, router, http, encoder
+ *
+ *     fault the device is lost, or a call into it does not come back: not ready, viewers get 1012, requests 503, and the process ends within
+ *           FAULT_MS whatever any thread does: the device is not touched again, for its driver may hang, and nothing is waited for longer.
  *
  * The port is open at once; /readyz says "loading" until the model is there. Exit status: 0 after SIGTERM or SIGINT, 78 for a configuration,
  * model or device that cannot work (systemd does not try again), 70 for a device fault, 69 when the address is taken, 71 for what else the
@@ -29,11 +32,15 @@
 #include <sys/resource.h>
 #include <sys/signalfd.h>
 #include <sys/stat.h>
+#include <sys/time.h>
 #include <systemd/sd-daemon.h>
 #include <unistd.h>
 
 enum { EXIT_FAULT = 70, EXIT_ADDRESS = 69, EXIT_MACHINE = 71, EXIT_CONFIG = 78 };
-enum { DRAIN_MS = 3000, FAULT_MS = 1000, DESCRIPTORS = 8192 };
+enum { DRAIN_MS = 3000, FAULT_MS = 2000, FAULT_VIEWERS_MS = 1000, FAULT_ANSWERS_MS = 200, DESCRIPTORS = 8192 };
+#ifndef SC_HANG_MS
+#define SC_HANG_MS 30000 /* a call into the GPU that takes longer, and 20 times longer than any before, has hung */
+#endif
 
 struct daemon {
     sc_server_config config;
@@ -65,8 +72,21 @@ static void on_ready(void *ctx) {
     tell_main(d);
 }
 
+static void end_now(int signal) {
+    (void)signal;
+    _exit(EXIT_FAULT);
+}
+
+/* From here on the process lives FAULT_MS at most, even if every thread hangs. */
+static void limit_life(void) {
+    static const struct itimerval once = {.it_value = {FAULT_MS / 1000, FAULT_MS % 1000 * 1000}};
+    signal(SIGALRM, end_now);
+    setitimer(ITIMER_REAL, &once, NULL);
+}
+
 static void on_failed(void *ctx, const sc_error *err) {
     struct daemon *d = ctx;
+    if (err->status == SC_ELOST) limit_life();
     d->failure = *err;
     atomic_store(&d->failed, true);
     tell_main(d);
@@ -152,7 +172,7 @@ static sc_status start(struct daemon *d, sc_error *err) {
 
 static void stop(struct daemon *d, int code, const char *reason, int drain_ms) {
     sc_scheduler_stop(d->scheduler, code, reason);
-    sc_stream_stop(d->stream, drain_ms);
+    sc_stream_stop(d->stream, code, drain_ms);
     sc_router_stop(d->router);
     sc_listeners_close(&d->listeners);
     sc_http_stop(d->http);
@@ -176,11 +196,18 @@ static int run(struct daemon *d, int signals) {
         if (poll(fds, 2, 1000) < 0 && errno != EINTR) return EXIT_MACHINE;
         sc_http_tick(d->http);
         if (read(d->news, &ignored, sizeof ignored) > 0 && atomic_load(&d->failed)) {
-            if (!told) {
-                fprintf(stderr, "sparsecastd: %s\n", d->failure.text);
-                return EXIT_CONFIG;
-            }
+            if (!told) fprintf(stderr, "sparsecastd: %s\n", d->failure.text);
+            if (!told && d->failure.status != SC_ELOST) return EXIT_CONFIG;
             sd_notifyf(0, "STATUS=device fault: %s\nSTOPPING=1", d->failure.text);
+            return EXIT_FAULT;
+        }
+        uint64_t hangs_ns = !strcmp(d->config.device, "cuda") ? sc_scheduler_hangs_ns(d->scheduler, SC_HANG_MS * 1000000ull) : 0;
+        if (hangs_ns) {
+            char why[64];
+            limit_life();
+            snprintf(why, sizeof why, "a call has not come back for %.1f s", (double)hangs_ns * 1e-9);
+            sc_scheduler_fault(d->scheduler, why);
+            sd_notifyf(0, "STATUS=device fault: %s\nSTOPPING=1", why);
             return EXIT_FAULT;
         }
         if (!told && atomic_load(&d->ready)) {
@@ -242,8 +269,9 @@ int main(int argc, char **argv) {
         fflush(stdout);
         code = run(&d, signals);
     }
-    if (code == EXIT_FAULT) { /* the device is not touched again, not even to be closed: its driver may hang */
-        sc_stream_stop(d.stream, FAULT_MS);
+    if (code == EXIT_FAULT) {
+        sc_stream_stop(d.stream, 1012, FAULT_VIEWERS_MS);
+        usleep(FAULT_ANSWERS_MS * 1000); /* answers of requests that waited are on their way */
         sc_log(SC_LOG_ERROR, "main", "device fault, exit status %d", EXIT_FAULT);
         _exit(EXIT_FAULT);
     }

@@ -5,6 +5,7 @@
 #include "server/metrics.h"
 #include <assert.h>
 #include <pthread.h>
+#include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
@@ -43,6 +44,9 @@ struct sc_scheduler {
     uint64_t chunk_cost_ns;
     int sessions;
 
+    atomic_uint_least64_t busy_since_ns; /* the engine thread is in the device since then; 0: it is not */
+    atomic_uint_least64_t longest_ns;    /* that it was there at most */
+
     sc_scheduler_options o;    /* from here on: engine thread only */
     char model_dir[4096], device[64];
     sc_hub *hub;
@@ -54,7 +58,17 @@ struct sc_scheduler {
     struct made *made;
     int made_at;
     bool batches;
+    sc_error fault;            /* status SC_ELOST: the device is gone */
 };
+
+/* Around everything that goes into the device, so that another thread can tell one that does not come back. */
+static void enter_device(sc_scheduler *s) { atomic_store(&s->busy_since_ns, sc_now_ns()); }
+
+static void leave_device(sc_scheduler *s) {
+    uint64_t took = sc_now_ns() - atomic_load(&s->busy_since_ns);
+    atomic_store(&s->busy_since_ns, 0);
+    if (took > atomic_load(&s->longest_ns)) atomic_store(&s->longest_ns, took);
+}
 
 static uint64_t chunk_ns(const sc_scheduler *s, uint64_t period_ns) { return period_ns * (uint64_t)s->info.frames_chunk; }
 
@@ -114,7 +128,9 @@ static void end_session(sc_scheduler *s, struct stream *t, int code, const char 
         s->n--;
         break;
     }
+    enter_device(s);
     sc_session_destroy(t->session);
+    leave_device(s);
     sc_channel_close(t->channel, code, reason);
     sc_channel_release(t->channel);
     free(t);
@@ -130,7 +146,9 @@ static void fail_session(struct stream *t, const sc_error *err) {
     sc_channel_kick(t->channel, 1011, "session failed");
 }
 
-static void problem_from(sc_problem *p, const sc_error *err, const char *pointer) {
+/* What a request gets for a failure of the engine. A device that is lost is remembered: the loop ends. */
+static void problem_from(sc_scheduler *s, sc_problem *p, const sc_error *err, const char *pointer) {
+    if (err->status != SC_EINVAL && err->status != SC_EBUSY) sc_log(SC_LOG_ERROR, "engine", "a request failed: %s", err->text);
     switch (err->status) {
     case SC_EINVAL:
         sc_problem_set(p, 422, "%s", err->text);
@@ -139,6 +157,10 @@ static void problem_from(sc_problem *p, const sc_error *err, const char *pointer
     case SC_EBUSY: sc_problem_set(p, 503, "All places are taken; try again later."); break;
     case SC_ENOTFOUND: sc_problem_set(p, 404, "There is no such session."); break;
     case SC_ENOMEM: sc_problem_set(p, 503, "Out of memory; try again later."); break;
+    case SC_ELOST:
+        s->fault = *err;
+        sc_problem_set(p, 503, "The device failed; the daemon restarts.");
+        break;
     default: sc_problem_set(p, 500, "The engine could not do this."); break;
     }
 }
@@ -193,7 +215,10 @@ static void do_create(sc_scheduler *s, sc_command *c) {
     f->run_without_viewers = r->run_without_viewers == 1;
     f->created = (int64_t)time(NULL);
     f->chunk = -1;
-    if (sc_session_create(s->engine, f->seed, r->prompt, r->prompt_bytes, 1, &t->session, &err)) goto failed;
+    enter_device(s);
+    sc_status rc = sc_session_create(s->engine, f->seed, r->prompt, r->prompt_bytes, 1, &t->session, &err);
+    leave_device(s);
+    if (rc) goto failed;
     uint64_t now = sc_now_ns();
     t->channel = sc_channel_create(s->hub, id, f->fps, (LOOKAHEAD_MAX + 2) * s->info.frames_chunk, f, now);
     if (!t->channel) { sc_fail(&err, SC_ENOMEM, "session: no room"); goto failed; }
@@ -212,20 +237,23 @@ static void do_create(sc_scheduler *s, sc_command *c) {
            s->n);
     return;
 failed:
-    problem_from(&c->problem, &err, "/prompt");
+    problem_from(s, &c->problem, &err, "/prompt");
     if (t) sc_session_destroy(t->session);
     free(t);
 }
 
-static void do_prompt(struct stream *t, sc_command *c) {
+static void do_prompt(sc_scheduler *s, struct stream *t, sc_command *c) {
     const sc_patch_request *r = &c->patch;
     sc_error err = {0};
     uint64_t at = 0;
     sc_wire_transition how = r->transition != SC_WIRE_NOT_GIVEN ? r->transition
                            : t->facts.transition != SC_WIRE_NOT_GIVEN ? t->facts.transition : SC_WIRE_SWITCH;
     uint32_t seq = t->last_seq + 1;
-    if (sc_session_set_prompt(t->session, r->prompt, r->prompt_bytes, seq, (sc_transition)how, BLEND_CHUNKS, &at, &err)) {
-        problem_from(&c->problem, &err, c->kind == SC_COMMAND_PROMPT ? "/text" : "/prompt");
+    enter_device(s);
+    sc_status rc = sc_session_set_prompt(t->session, r->prompt, r->prompt_bytes, seq, (sc_transition)how, BLEND_CHUNKS, &at, &err);
+    leave_device(s);
+    if (rc) {
+        problem_from(s, &c->problem, &err, c->kind == SC_COMMAND_PROMPT ? "/text" : "/prompt");
         return;
     }
     t->last_seq = seq;
@@ -242,9 +270,9 @@ static void do_pause(struct stream *t, bool paused) {
     sc_channel_set_play(t->channel, paused, t->facts.run_without_viewers, sc_now_ns());
 }
 
-static void do_patch(struct stream *t, sc_command *c) {
+static void do_patch(sc_scheduler *s, struct stream *t, sc_command *c) {
     const sc_patch_request *r = &c->patch;
-    if (r->has_prompt) do_prompt(t, c);
+    if (r->has_prompt) do_prompt(s, t, c);
     if (c->problem.status) return; /* nothing of it happened */
     if (r->state != SC_PATCH_STATE_NOT_GIVEN) do_pause(t, r->state == SC_PATCH_PAUSED);
     if (r->fps) {
@@ -265,8 +293,8 @@ static void do_command(sc_scheduler *s, sc_command *c) {
     else if (c->kind == SC_COMMAND_DELETE) end_session(s, t, 1000, "session deleted");
     else if (!t->session) sc_problem_set(&c->problem, 409, "This session has failed.");
     else {
-        if (c->kind == SC_COMMAND_PATCH) do_patch(t, c);
-        else if (c->kind == SC_COMMAND_PROMPT) do_prompt(t, c);
+        if (c->kind == SC_COMMAND_PATCH) do_patch(s, t, c);
+        else if (c->kind == SC_COMMAND_PROMPT) do_prompt(s, t, c);
         else do_pause(t, c->kind == SC_COMMAND_PAUSE);
         look_after(s, t, sc_now_ns());
     }
@@ -370,12 +398,33 @@ static void after_pass(sc_scheduler *s, struct stream *t, sc_pass pass, uint64_t
     }
 }
 
+/* The engine tells apart whose failure a device call was (sc_session_failed). What is left is memory: the sessions that did not move on
+ * take the pass again, each alone, and only those without memory of their own fail. */
+static sc_status run_engine(sc_scheduler *s, sc_session *const *sessions, int count, const sc_pass *passes, sc_error *each) {
+    enter_device(s);
+    sc_status rc = sc_engine_run(s->engine, sessions, count, &each[0]);
+    for (int i = count - 1; rc && rc != SC_ELOST && i >= 0; i--) {
+        const sc_pass next = sc_session_next(sessions[i]);
+        bool there = next.kind == passes[i].kind && next.step == passes[i].step && next.chunk == passes[i].chunk;
+        if (count == 1) break;
+        each[i] = (sc_error){0};
+        if (!there || sc_session_failed(sessions[i], NULL)) continue;
+        if (sc_engine_run(s->engine, &sessions[i], 1, &each[i]) == SC_ELOST) {
+            each[0] = each[i];
+            rc = SC_ELOST;
+        }
+    }
+    leave_device(s);
+    return rc == SC_ELOST ? rc : SC_OK;
+}
+
 /* One pass of the most urgent session (of several, where the device gains from it). False: nothing to do before *wake_ns. */
-static bool run_pass(sc_scheduler *s, uint64_t now, uint64_t *wake_ns, sc_error *err, bool *fatal) {
+static bool run_pass(sc_scheduler *s, uint64_t now, uint64_t *wake_ns) {
     sc_plan_job jobs[SC_PLAN_JOBS_MAX];
     struct stream *who[SC_PLAN_JOBS_MAX], *mine[BATCH];
     sc_pass next[SC_PLAN_JOBS_MAX], passes[BATCH];
     sc_session *sessions[BATCH];
+    sc_error each[BATCH] = {0};
     bool eligible[SC_PLAN_JOBS_MAX];
     int n = 0, count = 0;
 
@@ -412,11 +461,13 @@ static bool run_pass(sc_scheduler *s, uint64_t now, uint64_t *wake_ns, sc_error 
         before_pass(mine[i], passes[i], now);
     }
     uint64_t begin = sc_now_ns();
-    sc_status rc = sc_engine_run(s->engine, sessions, count, err);
+    if (run_engine(s, sessions, count, passes, each)) {
+        s->fault = each[0];
+        return true;
+    }
     uint64_t end = sc_now_ns();
-    if (rc == SC_EGPU) { *fatal = true; return true; }
     for (int i = 0; i < count; i++) {
-        if (rc) fail_session(mine[i], err);
+        if (each[i].status) fail_session(mine[i], &each[i]);
         else after_pass(s, mine[i], passes[i], end - begin, end);
     }
     return true;
@@ -472,7 +523,6 @@ static void *engine_main(void *arg) {
     sc_scheduler *s = arg;
     sc_error err = {0};
     sc_model_info info;
-    bool fatal = false;
 
     pthread_setname_np(pthread_self(), "engine");
     uint64_t begin = sc_now_ns();
@@ -493,28 +543,48 @@ static void *engine_main(void *arg) {
     sc_log(SC_LOG_INFO, "engine", "model=%s device=%s size=%dx%d fps=%d sessions=%d load_ms=%.0f", info.name, info.device, info.width,
            info.height, info.fps, info.max_sessions, (double)(sc_now_ns() - begin) * 1e-6);
     s->o.ready(s->o.ctx);
-    while (!stopping(s) && !fatal) {
+    while (!stopping(s) && !s->fault.status) {
         uint64_t wake = SC_NEVER;
-        for (sc_command *c; (c = take_command(s));) do_command(s, c);
+        for (sc_command *c; !s->fault.status && (c = take_command(s));) do_command(s, c);
+        if (s->fault.status) break;
         uint64_t now = sc_now_ns();
         housekeeping(s, now);
         if (s->o.alive) s->o.alive(s->o.ctx);
-        if (run_pass(s, now, &wake, &err, &fatal)) continue;
+        if (run_pass(s, now, &wake)) continue;
         if (wake > now + NAP_NS) wake = now + NAP_NS;
         rest(s, wake);
     }
-    if (fatal) {
+    const bool fatal = s->fault.status == SC_ELOST;
+    if (fatal) { /* the device is not called again, not even to free what it holds: sessions stay as they are */
         set_engine_state(s, SC_ENGINE_FAILED);
-        sc_log(SC_LOG_ERROR, "engine", "device fault: %s", err.text);
-        for (int i = 0; i < s->n; i++) sc_channel_kick(s->streams[i]->channel, 1012, "device fault");
-        refuse_all(s, "The device failed.");
-        s->o.failed(s->o.ctx, &err);
-        while (rest(s, sc_now_ns() + NAP_NS)) refuse_all(s, "The device failed.");
+        s->o.failed(s->o.ctx, &s->fault);
+        sc_scheduler_fault(s, s->fault.text);
+        refuse_all(s, "The device failed; the daemon restarts.");
+        while (rest(s, sc_now_ns() + NAP_NS)) refuse_all(s, "The device failed; the daemon restarts.");
     }
     set_engine_state(s, fatal ? SC_ENGINE_FAILED : SC_ENGINE_DRAINING);
     while (s->n && !fatal) end_session(s, s->streams[s->n - 1], s->stop_code, s->stop_reason);
     refuse_all(s, "The daemon is shutting down.");
     return NULL;
+}
+
+/* Any thread: the engine's own may be the one that hangs. Channels are found in the hub, since the streams are the engine thread's. */
+void sc_scheduler_fault(sc_scheduler *s, const char *why) {
+    sc_channel *channels[SC_PLAN_JOBS_MAX];
+    set_engine_state(s, SC_ENGINE_FAILED);
+    sc_log(SC_LOG_ERROR, "engine", "device fault: %s", why);
+    int n = sc_hub_list(s->hub, channels, SC_PLAN_JOBS_MAX);
+    for (int i = 0; i < n; i++) {
+        sc_channel_kick(channels[i], 1012, "device fault");
+        sc_channel_release(channels[i]);
+    }
+}
+
+uint64_t sc_scheduler_hangs_ns(sc_scheduler *s, uint64_t least_ns) {
+    enum { TIMES = 20 }; /* a card shared with others may take that much longer than ever before */
+    uint64_t since = atomic_load(&s->busy_since_ns), now = sc_now_ns(), limit = TIMES * atomic_load(&s->longest_ns);
+    if (limit < least_ns) limit = least_ns;
+    return since && now > since && now - since > limit ? now - since : 0;
 }
 
 sc_status sc_scheduler_start(sc_scheduler **out, const sc_scheduler_options *o, sc_hub *hub, sc_encoder *encoder, sc_error *err) {

@@ -10,7 +10,9 @@
  * watches (or run_without_viewers was asked for); otherwise its state is "paused" with the reason "no viewers", and the first viewer
  * makes it "running" again.
  *
- * Fatal: a device error fails every session, closes their viewers with 1012 and calls `failed`. */
+ * Failures. A device call that fails is a failure of the session (closed with 1011, the others go on) or of the request (500) it was made
+ * for. A device that is lost (SC_ELOST) ends everything: `failed` is called, the state becomes failed, all viewers are closed with 1012,
+ * requests get 503, and the device is not called again. A thread that hangs in the device is seen from outside: sc_scheduler_hangs_ns. */
 #ifndef SC_SERVER_SCHEDULER_H
 #define SC_SERVER_SCHEDULER_H
 #include "base/status.h"
@@ -52,6 +54,11 @@ struct sc_command {
 };
 
 sc_status sc_scheduler_start(sc_scheduler **out, const sc_scheduler_options *o, sc_hub *hub, sc_encoder *encoder, sc_error *err);
+
+/* Any thread. Not ready any more, all viewers are closed with 1012. For a device whose calls do not come back; a lost one is found here. */
+void sc_scheduler_fault(sc_scheduler *s, const char *why);
+/* Any thread. For how long the engine thread hangs in the device: longer than least_ns and 20 times the longest call so far. 0: it does not. */
+uint64_t sc_scheduler_hangs_ns(sc_scheduler *s, uint64_t least_ns);
 
 /* Any thread. False: the queue is full (or all is over); the command is still the caller's. */
 bool sc_scheduler_post(sc_scheduler *s, sc_command *c);

@@ -43,13 +43,14 @@ static void put(sc_stream *s, struct letter *l) {
     wake(s);
 }
 
-static struct letter *take_all(sc_stream *s, int *stop_ms) {
+static struct letter *take_all(sc_stream *s, int *stop_ms, int *stop_code) {
     pthread_mutex_lock(&s->lock);
     struct letter *l = s->first;
     s->first = NULL;
     s->last = &s->first;
     s->says = 0;
     *stop_ms = s->stop_ms;
+    *stop_code = s->stop_code;
     pthread_mutex_unlock(&s->lock);
     return l;
 }
@@ -162,10 +163,10 @@ static void *stream_main(void *arg) {
     sc_stream *s = arg;
     pthread_setname_np(pthread_self(), "stream");
     for (;;) {
-        int stop_ms;
+        int stop_ms, stop_code;
         lws_service(s->context, 0);
         read_events(s);
-        for (struct letter *l = take_all(s, &stop_ms), *next; l; l = next) {
+        for (struct letter *l = take_all(s, &stop_ms, &stop_code), *next; l; l = next) {
             next = l->next;
             deliver(s, l);
             letter_free(l);
@@ -173,7 +174,7 @@ static void *stream_main(void *arg) {
         uint64_t now = sc_now_ns();
         if (stop_ms && !s->stop_by_ns) {
             s->stop_by_ns = now + (uint64_t)stop_ms * 1000000u;
-            for (struct viewer *v = s->viewers; v; v = v->next) sc_viewer_close(v, 1001, "shutting down");
+            for (struct viewer *v = s->viewers; v; v = v->next) sc_viewer_close(v, stop_code, stop_code == 1012 ? "device fault" : "shutting down");
         }
         if (s->stop_by_ns && (!s->viewers || now >= s->stop_by_ns)) break;
         uint64_t due = sc_hub_release_due(s->o.hub, now, released, s);
@@ -296,10 +297,11 @@ sc_status sc_stream_start(sc_stream *s, sc_scheduler *scheduler, sc_error *err) 
     return SC_OK;
 }
 
-void sc_stream_stop(sc_stream *s, int most_ms) {
+void sc_stream_stop(sc_stream *s, int code, int most_ms) {
     if (!s || !s->started) return;
     pthread_mutex_lock(&s->lock);
     s->stop_ms = most_ms > 0 ? most_ms : 1;
+    s->stop_code = code;
     pthread_mutex_unlock(&s->lock);
     wake(s);
     pthread_join(s->thread, NULL);
@@ -307,13 +309,13 @@ void sc_stream_stop(sc_stream *s, int most_ms) {
 }
 
 void sc_stream_free(sc_stream *s) {
-    int ignored;
+    int ignored[2];
     if (!s) return;
     if (s->context) { /* opened, but never started */
         lws_context_destroy(s->context);
         s->epoll = -1;
     }
-    for (struct letter *l = take_all(s, &ignored), *next; l; l = next) {
+    for (struct letter *l = take_all(s, &ignored[0], &ignored[1]), *next; l; l = next) {
         next = l->next;
         letter_free(l);
     }

@@ -35,8 +35,8 @@ void sc_stream_frames(void *stream);
 void sc_stream_say(void *stream, sc_channel *c, uint64_t viewer, bool all_but, const char *text, size_t n);
 void sc_stream_closed(void *stream, sc_channel *c, int code, const char *reason);
 
-/* Close all viewers (1001 where nothing else was said), wait for them at most so long, stop. */
-void sc_stream_stop(sc_stream *s, int most_ms);
+/* Close all viewers (with `code` where nothing else was said), wait for them at most so long, stop. */
+void sc_stream_stop(sc_stream *s, int code, int most_ms);
 void sc_stream_free(sc_stream *s); /* NULL is fine */
 
 #endif

@@ -61,8 +61,8 @@ struct sc_stream {
     unsigned char rx[SC_RX_BYTES];
 
     pthread_mutex_t lock;
-    struct letter *first, **last; /* guarded by lock, like `says` and `stop_ms` */
-    int says, stop_ms;            /* stop_ms 0: run */
+    struct letter *first, **last; /* guarded by lock, like the three below */
+    int says, stop_ms, stop_code; /* stop_ms 0: run */
     atomic_int viewers_now, offers_now;
 };
 

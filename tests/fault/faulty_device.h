@@ -1,0 +1,132 @@
+/* faulty_device.h - a device whose calls fail when the test says so.
+ *
+ * sc_faulty_wrap puts a table in front of a device's own. A fault names an operation, which calls of it count, from which one on how many
+ * of them fail, and how: SC_EGPU fails like a CUDA call whose error is not sticky (nothing is written, the next call is as good as ever);
+ * SC_ELOST fails like one whose error is: from then on every call gives SC_ELOST, frees do nothing, and nothing reaches the device, which is
+ * what the guard of kernels/cuda/cuda.c does. `hang`: the call does not come back. Calls after a loss are counted.
+ * One faulty device a process. Thread: the engine's, but for sc_faulty_arm, which a signal handler may call. */
+#ifndef SC_TESTS_FAULTY_DEVICE_H
+#define SC_TESTS_FAULTY_DEVICE_H
+#include "kernels/ops.h"
+
+#include <stdatomic.h>
+#include <stdio.h>
+#include <string.h>
+#include <unistd.h>
+
+typedef struct {
+    const char *op;      /* its name in the table; NULL: all of them */
+    long nth, times;     /* of the calls that count, this one (from 1) and times - 1 after it fail; times < 0: all after it */
+    sc_status status;    /* SC_EGPU, SC_ELOST */
+    bool hang;
+    bool (*counts)(void *ctx, const char *op, const void *what); /* NULL: all. what: the arguments; of copies the memory, see below */
+    void *ctx;
+} sc_fault;
+
+static struct {
+    sc_ops table;
+    const sc_ops *real;
+    sc_fault fault;
+    atomic_bool armed;
+    bool lost;
+    long calls, counted, failed, after_loss;
+} sc_faulty;
+
+static inline void sc_faulty_arm(void) { atomic_store(&sc_faulty.armed, true); }
+
+/* Nothing fails until armed; counting begins then. */
+static inline void sc_faulty_plan(const sc_fault *fault, bool armed) {
+    sc_faulty.fault = *fault;
+    sc_faulty.lost = false;
+    sc_faulty.calls = sc_faulty.counted = sc_faulty.failed = sc_faulty.after_loss = 0;
+    atomic_store(&sc_faulty.armed, armed);
+}
+
+static inline sc_status sc_faulty_now(const char *op, const void *what, sc_error *err) {
+    const sc_fault *f = &sc_faulty.fault;
+
+    sc_faulty.calls++;
+    if (sc_faulty.lost) {
+        sc_faulty.after_loss++;
+        return sc_fail(err, SC_ELOST, "%s: device lost earlier, says the test", op);
+    }
+    if (!atomic_load(&sc_faulty.armed) || (f->op && strcmp(f->op, op)) || (f->counts && !f->counts(f->ctx, op, what))) return SC_OK;
+    const long n = ++sc_faulty.counted;
+    if (n < f->nth || (f->times >= 0 && n >= f->nth + f->times)) return SC_OK;
+    sc_faulty.failed++;
+    while (f->hang) pause();
+    sc_faulty.lost = f->status == SC_ELOST;
+    return sc_fail(err, f->status, "%s: call %ld fails, says the test", op, n);
+}
+
+#define SC_FAULTY_CALL(op, what, call) do { sc_status rc = sc_faulty_now(op, what, err); return rc ? rc : sc_faulty.real->call; } while (0)
+#define SC_FAULTY_ARGS(X) \
+    X(linear, sc_linear_args) X(layer_norm, sc_layer_norm_args) X(rms_norm, sc_rms_norm_args) X(qkv, sc_qkv_args) X(select, sc_select_args) \
+    X(attention, sc_attention_args) X(memory_update, sc_memory_update_args) X(cross_attention, sc_cross_attention_args) \
+    X(text_attention, sc_text_attention_args) X(patchify, sc_patch_args) X(unpatchify, sc_patch_args) X(noise, sc_noise_args) X(denoise, sc_denoise_args) \
+    X(latent_in, sc_latent_in_args) X(conv, sc_conv_args) X(grow, sc_grow_args) X(pool, sc_pool_args) X(pixels, sc_pixels_args) X(conv3, sc_conv3_args) \
+    X(channel_norm, sc_channel_norm_args) X(frame_attention, sc_frame_attention_args) X(planes_in, sc_planes_in_args)
+#define SC_FAULTY_DEFINE(name, args) \
+    static sc_status sc_faulty_##name(sc_device *d, const args *a, sc_error *err) { SC_FAULTY_CALL(#name, a, name(d, a, err)); }
+SC_FAULTY_ARGS(SC_FAULTY_DEFINE)
+
+static sc_status sc_faulty_alloc(sc_device *d, void **out, size_t bytes, sc_error *err) {
+    *out = NULL;
+    SC_FAULTY_CALL("alloc", out, alloc(d, out, bytes, err));
+}
+static void sc_faulty_release(sc_device *d, void *p) {
+    if (!sc_faulty.lost) sc_faulty.real->release(d, p);
+}
+static sc_status sc_faulty_upload(sc_device *d, void *dst, const void *host, size_t n, sc_error *err) { SC_FAULTY_CALL("upload", dst, upload(d, dst, host, n, err)); }
+static sc_status sc_faulty_download(sc_device *d, void *host, const void *src, size_t n, sc_error *err) { SC_FAULTY_CALL("download", src, download(d, host, src, n, err)); }
+static sc_status sc_faulty_copy(sc_device *d, void *dst, const void *src, size_t n, sc_error *err) { SC_FAULTY_CALL("copy", dst, copy(d, dst, src, n, err)); }
+static sc_status sc_faulty_sync(sc_device *d, sc_error *err) { SC_FAULTY_CALL("sync", NULL, sync(d, err)); }
+static sc_status sc_faulty_matrix_create(sc_device *d, sc_matrix **out, const sc_matrix_desc *m, sc_error *err) {
+    *out = NULL;
+    SC_FAULTY_CALL("matrix_create", m, matrix_create(d, out, m, err));
+}
+static sc_status sc_faulty_filter_create(sc_device *d, sc_filter **out, const sc_filter_desc *f, sc_error *err) {
+    *out = NULL;
+    SC_FAULTY_CALL("filter_create", f, filter_create(d, out, f, err));
+}
+static sc_status sc_faulty_gather(sc_device *d, float *out, const sc_matrix *table, const int32_t *rows, int n, sc_error *err) {
+    SC_FAULTY_CALL("gather", out, gather(d, out, table, rows, n, err));
+}
+static sc_status sc_faulty_mul_gelu(sc_device *d, void *out, const void *a, const void *b, size_t n, sc_error *err) {
+    SC_FAULTY_CALL("mul_gelu", out, mul_gelu(d, out, a, b, n, err));
+}
+static sc_status sc_faulty_convert(sc_device *d, void *out, const float *x, size_t n, sc_error *err) { SC_FAULTY_CALL("convert", out, convert(d, out, x, n, err)); }
+static sc_status sc_faulty_silu(sc_device *d, void *out, const float *x, size_t n, sc_error *err) { SC_FAULTY_CALL("silu", out, silu(d, out, x, n, err)); }
+static sc_status sc_faulty_add_rows(sc_device *d, float *x, const float *table, const int32_t *row, int m, int dim, sc_error *err) {
+    SC_FAULTY_CALL("add_rows", x, add_rows(d, x, table, row, m, dim, err));
+}
+static void sc_faulty_close(sc_device *d) {
+    d->ops = sc_faulty.real;
+    d->ops->close(d);
+}
+
+/* Until the device is closed. Operations it lacks stay lacking. */
+static inline void sc_faulty_wrap(sc_device *d) {
+    sc_ops *t = &sc_faulty.table;
+    sc_faulty.real = d->ops;
+    *t = *d->ops;
+#define SC_FAULTY_SET(name, args) if (t->name) t->name = sc_faulty_##name;
+    SC_FAULTY_ARGS(SC_FAULTY_SET)
+    t->alloc = sc_faulty_alloc;
+    t->release = sc_faulty_release;
+    t->upload = sc_faulty_upload;
+    t->download = sc_faulty_download;
+    t->copy = sc_faulty_copy;
+    t->sync = sc_faulty_sync;
+    t->matrix_create = sc_faulty_matrix_create;
+    t->filter_create = sc_faulty_filter_create;
+    t->gather = sc_faulty_gather;
+    t->mul_gelu = sc_faulty_mul_gelu;
+    t->convert = sc_faulty_convert;
+    t->silu = sc_faulty_silu;
+    t->add_rows = sc_faulty_add_rows;
+    t->close = sc_faulty_close;
+    d->ops = t;
+}
+
+#endif

@@ -1,0 +1,158 @@
+// fault.mjs - the daemon whose device fails on demand (tests/fault/faulty_daemon.c): SPARSECASTD=.../sparsecastd_faulty node fault.mjs
+//
+// A call that fails is one session's or one request's failure, and everybody else streams on. A device that is lost, or does not come back from a
+// call, ends the daemon: not ready, 503, close code 1012, exit status 70 within 2 s. The limits here are wider, since a loaded machine is no failure;
+// the time that passed is printed.
+import assert from 'node:assert/strict';
+import { check, Daemon, finish, LIMIT, runToEnd, sleep, until, within } from './harness.mjs';
+import { problem } from './schema.mjs';
+import { RawStream } from './rawstream.mjs';
+import { call, Viewer } from './wire.mjs';
+
+const GONE_MS = 10000;
+
+async function start(fault, args = []) {
+  process.env.SC_FAULT = fault;
+  return Daemon.start(['--max-sessions', '3', ...args]);
+}
+
+async function session(d, seed, prompt = 'a red ball bouncing right over green hills at noon') {
+  const made = await call(d, 'POST', '/v1/sessions', { body: { prompt, seed } });
+  assert.equal(made.status, 201, made.text);
+  return made.json().id;
+}
+
+/** Ends by itself with this status, without a sanitizer's report. Gives the milliseconds it took. */
+async function dies(d, code, since) {
+  const gone = await within('the daemon to end', d.ended, GONE_MS);
+  const took = Date.now() - since;
+  assert.equal(d.report(), null);
+  assert.deepEqual(gone, { code, signal: null }, d.log.slice(-2000));
+  return took;
+}
+
+// ---- not sticky ----
+
+for (const device of ['cpu', 'cuda']) {
+  // Four calls of noise a chunk: the ninth begins the session's third chunk. As "cuda" both sessions share their passes.
+  const d = await start('op=noise seed=13 nth=9 times=-1 what=gpu', ['--device', device]);
+  await check(`device ${device}: the session whose calls fail is closed with 1011, the other streams on`, async () => {
+    const good = await Viewer.open(d, await session(d, 12));
+    const bad = await session(d, 13);
+    const viewer = await Viewer.open(d, bad);
+    assert.equal((await within('the failed session to be closed', viewer.ended)).code, 1011);
+    assert.ok(viewer.frames.length > 0 && viewer.newest.chunk < 2, `newest chunk ${viewer.newest?.chunk}`);
+    const state = (await call(d, 'GET', `/v1/sessions/${bad}`)).json();
+    assert.deepEqual([state.state, state.chunk], ['failed', 1]);
+    const refused = await Viewer.open(d, bad).catch((e) => e);
+    assert.equal(refused.answer?.status, 409);
+    problem(await call(d, 'PATCH', `/v1/sessions/${bad}`, { body: { prompt: 'snow' } }), { status: 409 });
+    const chunk = good.newest?.chunk ?? 0;
+    await good.until('two more chunks', () => good.newest?.chunk >= chunk + 2);
+    assert.equal((await call(d, 'GET', '/readyz')).status, 200);
+    assert.equal((await call(d, 'DELETE', `/v1/sessions/${bad}`)).status, 204);
+    const again = await Viewer.open(d, await session(d, 14)); // in its place
+    await again.frame(9);
+    await again.close();
+    await good.close();
+  });
+  await d.stop();
+}
+
+{
+  const d = await start('op=attention nth=20 times=1 what=gpu', ['--device', 'cuda']);
+  await check('one call that fails in a shared pass fails nobody', async () => {
+    const viewers = [];
+    for (const seed of [1, 2]) viewers.push(await Viewer.open(d, await session(d, seed)));
+    for (const v of viewers) await v.until('the fourth chunk', () => v.newest?.chunk >= 3);
+    for (const v of viewers) await v.close();
+  });
+  await d.stop();
+}
+
+{
+  const d = await start('op=text_attention nth=1 times=2 what=gpu arm=usr1');
+  await check('a prompt that fails is an error to whoever sent it; the stream goes on and takes the next', async () => {
+    const id = await session(d, 1);
+    const v = await Viewer.open(d, id);
+    await v.frame(0);
+    d.child.kill('SIGUSR1');
+    await until('the first request to fail', async () => {
+      const answer = await call(d, 'PATCH', `/v1/sessions/${id}`, { body: { prompt: `snow over a city, try ${Math.random()}` } });
+      if (answer.status === 202) return false; // the signal was not there yet
+      problem(answer, { status: 500 });
+      assert.doesNotMatch(answer.text, /text_attention|says the test/);
+      return true;
+    });
+    const from = v.events.length;
+    v.say({ type: 'prompt', text: 'two blue cars in the rain', ref: 'r1' });
+    const e = await v.event('the second to fail', (m) => m.type === 'error', { from });
+    assert.equal(e.problem.status, 500);
+    await v.frame();
+    v.say({ type: 'prompt', text: 'two blue cars in the rain', ref: 'r2' });
+    await v.event('the third to apply', (m) => m.type === 'prompt' && m.state === 'applied' && m.prompt === 'two blue cars in the rain', { from });
+    await v.frame();
+    await v.close();
+  });
+  await d.stop();
+}
+
+// ---- sticky ----
+
+for (const [what, fault, args] of [
+  ['a call says the device is lost', 'op=attention what=lost arm=usr1', []],
+  ['a shared pass says the device is lost', 'op=unpatchify what=lost arm=usr1', ['--device', 'cuda']],
+  ['a call does not come back', 'op=attention what=hang arm=usr1', ['--device', 'cuda']],
+]) {
+  const d = await start(fault, args);
+  await check(`${what}: not ready, viewers get 1012, exit 70`, async () => {
+    const viewers = [];
+    for (const seed of [1, 2]) viewers.push(await Viewer.open(d, await session(d, seed)));
+    for (const v of viewers) await v.frame(0);
+    const deaf = await RawStream.open(d, await session(d, 3), { reading: false }); // does not answer the close: the daemon is there a little longer
+    let unready = null;
+    let refused = null;
+    const since = Date.now();
+    d.child.kill('SIGUSR1');
+    while (!d.gone && Date.now() - since < LIMIT && !(unready && refused)) {
+      const ready = await call(d, 'GET', '/readyz').catch(() => null);
+      if (ready?.status === 503) unready ??= { ready, at: Date.now() };
+      if (unready) refused = await call(d, 'POST', '/v1/sessions', { body: { prompt: 'snow' }, limit: 3000 }).catch(() => null);
+      else await sleep(5);
+    }
+    assert.ok(unready, 'GET /readyz never said 503');
+    problem(unready.ready, { status: 503, detail: /^failed/ });
+    if (refused) problem(refused, { status: 503 });
+    for (const v of viewers) assert.equal((await within('a viewer to be closed', v.ended, GONE_MS)).code, 1012);
+    const took = await dies(d, 70, unready.at);
+    console.log(`        exit ${took} ms after GET /readyz said 503, ${unready.at - since} ms after the signal`);
+    assert.match(d.log, /device fault/);
+    deaf.socket.destroy();
+  });
+}
+
+{
+  const d = await start('op=text_attention what=lost arm=usr1');
+  await check('a prompt that finds the device lost gets 503, viewers 1012, exit 70', async () => {
+    const id = await session(d, 1);
+    const v = await Viewer.open(d, id);
+    await v.frame(0);
+    d.child.kill('SIGUSR1');
+    await sleep(200);
+    const since = Date.now();
+    problem(await call(d, 'PATCH', `/v1/sessions/${id}`, { body: { prompt: 'something else' } }), { status: 503 });
+    assert.equal((await within('the viewer to be closed', v.ended, GONE_MS)).code, 1012);
+    console.log(`        exit ${await dies(d, 70, since)} ms after the request`);
+  });
+}
+
+await check('a device lost while the model loads is exit 70, a call that fails there is exit 78', async () => {
+  for (const [what, code] of [['lost', 70], ['gpu', 78]]) {
+    process.env.SC_FAULT = `op=matrix_create nth=7 what=${what}`;
+    const end = await runToEnd(['--listen', '127.0.0.1:0', '--model', 'models/pocket']);
+    assert.equal(end.code, code, end.err);
+    assert.match(end.err, /matrix_create: call 7 fails/);
+  }
+});
+
+finish();
