@@ -1,7 +1,7 @@
 /* attention.cu - persistent-block sparse attention: arguments checked and flattened, the kernel chosen, the rotations by age.
  *
- * Two kernels compute the same thing. attention_hopper.cu (wgmma, bulk tensor copies) takes heads of 128 channels on cards of
- * compute capability 9.0; attention_mma.cu (mma.sync) takes the rest. SC_CUDA_PATH=mma in the environment forces the second. */
+ * Two kernels compute the same thing. attention_hopper.cu (wgmma, bulk tensor copies) takes heads of 128 channels, half of which at most turn
+ * with age, on cards of compute capability 9.0; attention_mma.cu (mma.sync) takes the rest. SC_CUDA_PATH=mma in the environment forces the second. */
 #include "kernels/cuda/attention.cuh"
 
 #include <assert.h>
@@ -62,7 +62,7 @@ sc_status sc_cuda_attention(sc_device *device, const sc_attention_args *a, sc_er
         const int all = view->persistent + view->window, count = a->list ? a->list_count[s] : all;
         const int shared = a->list ? (view->persistent < count ? view->persistent : count) : all;
         assert(count >= 1);
-        p.seq[s] = sc_att_seq{view->slots, view->slot_stride, view->persistent, view->window_base, count, shared, view->chunk_now};
+        p.seq[s] = sc_att_seq{view->slots, view->slot_stride, view->persistent, view->window_base, view->window, count, shared, view->chunk_now};
     }
     p.start = a->blocks.start;
     p.list = a->list;
@@ -79,6 +79,7 @@ sc_status sc_cuda_attention(sc_device *device, const sc_attention_args *a, sc_er
     p.page_rows = a->pages.page_rows;
     p.scale = (float)(1.0 / sqrt((double)a->head_dim));
     p.scale_log2 = (float)(1.4426950408889634 / sqrt((double)a->head_dim));
-    const bool hopper = dev->cc_major == 9 && a->head_dim == SC_ATT_DIM && !dev->force_mma;
+    bool hopper = dev->cc_major == 9 && a->head_dim == SC_ATT_DIM && a->rope.frame_pairs <= SC_ATT_TURNING_PAIRS && !dev->force_mma;
+    for (int s = 0; s < a->seqs; s++) hopper = hopper && p.seq[s].window_base + p.seq[s].window <= SC_ATT_SLOTS_MAX;
     return hopper ? sc_cuda_attention_hopper(dev, &p, &a->pages, err) : sc_cuda_attention_mma(dev, &p, err);
 }

@@ -1,21 +1,25 @@
 /* attention.cuh - what the two attention kernels and their launcher share: the arguments as a kernel takes them, and how the work
  * is cut.
  *
- * Work of the Hopper kernel. An *item* is GROUP query blocks of one head of one sequence; its *steps* are the entries of their
- * lists, all of one length: first the `shared` ones (P, or everything when there is no list), the same page for every block of
- * the head, then the blocks' own. Items fill `waves` whole rounds of the grid; the items that remain are laid end to end, step by
- * step, and cut into `tail_ctas` equal ranges, so that no SM idles through a half-filled last round. A range begins and ends
- * inside items: such pieces leave their unfinished sums (f32 O, running maximum m, sum l) in the workspace, place 2 c for a
- * piece that continues an item and 2 c + 1 for one that begins it, c the CTA, and a second small kernel joins them. */
+ * Work of the Hopper kernel. An *item* is GROUP neighbouring query blocks of one head of one sequence. Its *plan* names the slots
+ * that any of them attends, once each, in order of age, with a bit for each block that does. Work is counted in *steps*, the entries
+ * of one block's list, which are of one length for all blocks: first the `shared` ones (P, or everything when there is no list), which
+ * are the plan's first entries too, then the blocks' own, to which the plan's other entries are taken to correspond evenly.
+ * Items fill `waves` whole rounds of the grid; the items that remain are laid end to end, step by step, and cut into `tail_ctas` equal
+ * ranges, so that no SM idles through a half-filled last round. A range begins and ends inside items: such pieces leave their
+ * unfinished sums (f32 O, running maximum m, sum l) in the workspace, place 2 c for a piece that continues an item and 2 c + 1 for
+ * one that begins it, c the CTA, and a second small kernel joins them. */
 #ifndef SC_KERNELS_CUDA_ATTENTION_CUH
 #define SC_KERNELS_CUDA_ATTENTION_CUH
 #include "kernels/cuda/cuda_common.cuh"
 
 enum { SC_ATT_GROUP = 3, SC_ATT_ROWS = 64, SC_ATT_DIM = 128 };
+enum { SC_ATT_TURNING_PAIRS = 32 }; /* of the Hopper kernel: the most channel pairs that turn with age */
+enum { SC_ATT_SLOTS_MAX = 48 << 10 }; /* of the Hopper kernel: the most slots of a head */
 
 struct sc_att_seq {
     const sc_kv_slot *slots;
-    int slot_stride, persistent, window_base, count, shared;
+    int slot_stride, persistent, window_base, window, count, shared;
     int64_t chunk_now;
 };
 
@@ -30,6 +34,9 @@ struct sc_att_params {
     /* the Hopper kernel's cut */
     int groups, items, waves, ctas, tail_first, tail_ctas;
     int64_t tail_steps;
+    int plan_stride;
+    int32_t *plan;       /* [items][plan_stride]: slot << GROUP | bits */
+    int32_t *plan_count; /* [items] */
     float *partial;   /* [2 * tail_ctas][GROUP][ROWS][DIM] */
     float2 *partial_ml; /* [2 * tail_ctas][GROUP][ROWS] */
 };
@@ -38,6 +45,13 @@ struct sc_att_params {
 __device__ __forceinline__ int att_slot(const sc_att_params &p, int s, int head, int block, int i) {
     if (!p.list) return i < p.seq[s].persistent ? i : p.seq[s].window_base + i - p.seq[s].persistent;
     return __ldg(p.list + ((size_t)(s * p.heads + head) * p.blocks + block) * p.list_stride + i);
+}
+
+/* Where step `step` of an item lies in its plan of `planned` entries. */
+__device__ __forceinline__ int att_plan_place(const sc_att_seq &seq, int step, int planned) {
+    if (step <= seq.shared) return min(step, planned);
+    if (step == seq.count) return planned;
+    return seq.shared + (int)((int64_t)(step - seq.shared) * (planned - seq.shared) / (seq.count - seq.shared));
 }
 
 /* Step x of the tail: which item, and the step inside it. */
@@ -62,6 +76,9 @@ __host__ __device__ __forceinline__ int att_tail_owner(const sc_att_params &p, i
 
 sc_status sc_cuda_attention_hopper(struct sc_cuda *dev, const sc_att_params *p, const sc_pages *pages, sc_error *err);
 sc_status sc_cuda_attention_mma(struct sc_cuda *dev, const sc_att_params *p, sc_error *err);
+/* attention_cut.cu: sizes of groups, items, tail and plans; the plans' kernel; the join's, when the tail was cut. The last two launch. */
 void sc_cuda_attention_cut(struct sc_att_params *p, int sm_count);
+void sc_cuda_attention_plan(struct sc_cuda *dev, const sc_att_params *p);
+void sc_cuda_attention_join(struct sc_cuda *dev, const sc_att_params *p);
 
 #endif

@@ -1,30 +1,36 @@
 /* attention_hopper.cu - persistent-block sparse attention on wgmma and bulk tensor copies (heads of 128 channels).
  *
  * Grid: one CTA per SM, each with GROUP + 1 warpgroups. Warpgroup 0 brings pages, each other one owns a query block of the item at
- * hand (attention.cuh says what an item is and how items fall to CTAs): 64 rows of q in registers as the A operand of the first
- * product, 64 x 128 of O in registers as the accumulator of the second.
+ * hand (attention.cuh says what an item is and how items fall to CTAs): 64 rows of q as the A operand of the first product, 64 x 128
+ * of O in registers as the accumulator of the second.
+ *
+ * Pages. An item's blocks share all of P, and neighbouring blocks keep many of the same pages of L. The plan (attention_cut.cu) lists
+ * each page that any of them keeps once, with a bit for each block; a page is brought once and passed over by the warpgroups whose
+ * bit is not set.
  *
  * Shared memory: a ring of STAGES pairs of tiles, a page of K and a page of V, 16 KiB each, swizzled by 128 bytes. K and V have
  * barriers of their own, so that a K tile goes back as soon as its product is done. Rows past the pool's page_rows are never
- * written by a copy; they are zeroed once, because 0 * NaN would reach O.
+ * written by a copy; they are zeroed once, because 0 * NaN would reach O. Every warpgroup waits for every stage in order, also for
+ * those that it passes over, so a parity never lags by two phases.
  *
- * Order. A shared step is one page that all warpgroups read: one stage, GROUP times the use. Of the other steps each warpgroup
- * has its own: GROUP stages in turn. So every side can compute which stage comes next, and the ring needs no other message than
- * the page's age and length (`note`). Copies land in any order, and a parity only tells neighbouring phases apart: a warpgroup may wait
- * for a stage only on a barrier of which it has seen every phase. Hence a set of barriers for each reader and one for shared stages;
- * a reader counts phases in a bit a stage. Per page and warpgroup:
- *     wait K -> S = q K^T -> give K back -> softmax in base 2, P to registers -> wait V -> O += P V -> give V back
- * The warpgroups run unsynchronised: while one is in its softmax the others' products keep the tensor cores busy.
+ * A warpgroup issues page n + 1's S = q K^T and page n's O += P V together; the warpgroups run unsynchronised, so that one's softmax
+ * meets the others' products:
+ *     wait K(n+1), V(n) -> issue S, O += P V -> S done: give K back, look ahead at n + 2 -> maximum -> O done: give V back
+ *     -> scale O if the maximum rose -> exponentials -> P(n+1) to registers
+ * V of page n is held until page n + 1 is found; a warpgroup that passes over more than PATIENCE pages does O += P V at once, or the
+ * ring would fill up behind it. 160 registers a thread hold S (32), P (16), O (64) and the half of q that turns with age (16); the
+ * other half of q, 64 channels that no age turns, is read from shared memory by the product itself. What a warpgroup knows of its
+ * piece lies in shared memory for the same reason.
  *
  * Position: q is kept turned by the age of the current page. Channel pair (2i, 2i+1) of a row is one register of one thread, so a
- * change of age reloads up to 3 of 8 k-steps from global memory and turns them in place; lists are in order of age, so
- * a list changes age a handful of times.
+ * change of age reloads up to 3 of 4 k-steps from global memory and turns them in place; plans are in order of age, so
+ * they change age a handful of times.
  *
  * The running maximum is only raised when a row exceeds it by 2^8: a softmax is the same for any reference value, P stays far
  * from f16's limit, and the rescaling of O, 64 multiplications, nearly vanishes.
  *
  * Bound: 4 * 64 * 64 * 128 flop a page and block on the tensor cores (512 cycles), of which 60/64 squared count for 60-token
- * blocks; L2 brings 30.7 KB for each of them, a third of that for a shared page. */
+ * blocks. */
 #include "kernels/cuda/attention.cuh"
 #include "kernels/cuda/hopper.cuh"
 
@@ -32,18 +38,12 @@
 
 using namespace hopper;
 
-enum { GROUP = SC_ATT_GROUP, STAGES = 7, HALF = 8192, TILE = 2 * HALF, THREADS = 128 * (GROUP + 1) };
+enum { GROUP = SC_ATT_GROUP, STAGES = 6, PATIENCE = 2, HALF = 8192, TILE = 2 * HALF, THREADS = 128 * (GROUP + 1) };
+static_assert(2 * SC_ATT_TURNING_PAIRS == 64, "the half of q in registers is the one that turns");
 
-struct ring {
-    unsigned char k[STAGES][TILE], v[STAGES][TILE]; /* [halves of 64 channels][64 rows][128 bytes] */
-    uint64_t k_full[GROUP + 1][STAGES], v_full[GROUP + 1][STAGES], k_empty[STAGES], v_empty[STAGES]; /* full: by reader, GROUP = all */
-    int note[STAGES]; /* age << 7 | rows */
-};
-enum { SMEM_BYTES = sizeof(ring) + 1024 };
-
-/* A run of steps [begin, end) of one item. slot: where its sums go, -1 = it is the whole item. */
+/* A run [begin, end) of an item's plan. slot: where its sums go, -1 = it is the whole item. */
 struct piece {
-    int seq, head, group, begin, end, slot;
+    int item, seq, head, group, begin, end, slot;
 };
 
 /* The pieces of this CTA, one after another. Producer and consumers each walk their own copy. */
@@ -62,57 +62,72 @@ struct walk {
             att_locate(p, at, &item, &begin);
             left = end - at;
         } else return false;
+        out->item = item;
         out->seq = item / (p.heads * p.groups);
-        const int rest = item - out->seq * p.heads * p.groups, n = p.seq[out->seq].count;
+        const int rest = item - out->seq * p.heads * p.groups, n = p.seq[out->seq].count, planned = __ldg(p.plan_count + item);
+        const int end = left < n - begin ? begin + (int)left : n;
         out->head = rest / p.groups;
         out->group = rest - out->head * p.groups;
-        out->begin = begin;
-        out->end = left < n - begin ? begin + (int)left : n;
-        out->slot = out->end - begin == n ? -1 : 2 * (int)blockIdx.x + (begin == 0);
-        if (left != INT64_MAX) at += out->end - begin;
+        out->begin = att_plan_place(p.seq[out->seq], begin, planned);
+        out->end = att_plan_place(p.seq[out->seq], end, planned);
+        out->slot = end - begin == n ? -1 : 2 * (int)blockIdx.x + (begin == 0);
+        if (left != INT64_MAX) at += end - begin;
         return true;
     }
 };
 
+/* What a warpgroup works on: its query block within a piece. */
+struct work_item {
+    walk where;
+    piece of;
+    bool more;
+    const void *q; /* first row of the block */
+    int first, rows;  /* of the block in the chunk */
+};
+
+static_assert(PATIENCE <= STAGES - 2, "a stage held, the ones passed over and the one waited for are all in the ring");
+
+struct ring {
+    unsigned char k[STAGES][TILE], v[STAGES][TILE]; /* [halves of 64 channels][64 rows][128 bytes] */
+    unsigned char q[GROUP][HALF];                   /* channels 64 .. 127 of each warpgroup's block */
+    uint64_t k_full[STAGES], v_full[STAGES], k_empty[STAGES], v_empty[STAGES];
+    work_item work[GROUP]; /* of each warpgroup: shared memory holds it so that the products have the registers */
+    int2 note[STAGES]; /* age; rows << 3 | bits of the blocks that keep the page */
+};
+enum { SMEM_BYTES = sizeof(ring) + 1024 };
+
 /* ---- producer: one warp ------------------------------------------------------------------------------------------------- */
 
-/* Page and note of stage `i` of a piece. */
-static __device__ __forceinline__ int2 stage_page(const sc_att_params &p, const piece &w, int i) {
+/* Entry i of a piece's plan: page, age, rows << 3 | bits. */
+static __device__ __forceinline__ int3 planned_page(const sc_att_params &p, const piece &w, int i) {
     const sc_att_seq &seq = p.seq[w.seq];
-    const int shared = max(0, min(w.end, seq.shared) - w.begin);
-    int step = w.begin + i, block = w.group * GROUP;
-    if (i >= shared) {
-        step = w.begin + shared + (i - shared) / GROUP;
-        block = min(block + (i - shared) % GROUP, p.blocks - 1);
-    }
-    const int4 *at = (const int4 *)(seq.slots + (size_t)w.head * seq.slot_stride + att_slot(p, w.seq, w.head, block, step));
-    const int4 slot = __ldg(at); /* page, block, chunk */
+    const int entry = __ldg(p.plan + (size_t)w.item * p.plan_stride + w.begin + i);
+    const int4 slot = __ldg((const int4 *)(seq.slots + (size_t)w.head * seq.slot_stride + (entry >> SC_ATT_GROUP))); /* page, block, chunk */
     const int64_t chunk = (int64_t)(uint32_t)slot.z | (int64_t)slot.w << 32;
     const int rows = __ldg(p.start + slot.y + 1) - __ldg(p.start + slot.y);
-    return make_int2(slot.x, slot_age(p.age, seq.chunk_now, chunk) << 7 | rows);
+    return make_int3(slot.x, slot_age(p.age, seq.chunk_now, chunk), rows << SC_ATT_GROUP | (entry & ((1 << SC_ATT_GROUP) - 1)));
 }
 
 static __device__ void produce(const sc_att_params &p, ring &r, const CUtensorMap *k_map, const CUtensorMap *v_map) {
     const int lane = threadIdx.x & 31, bytes = p.page_rows * 256;
-    uint32_t n = 0; /* stages brought so far */
+    int s = 0, parity = 1;
     walk work(p);
     piece w;
     while (work.next(p, &w)) {
-        const int shared = max(0, min(w.end, p.seq[w.seq].shared) - w.begin);
-        const int stages = shared + GROUP * (w.end - w.begin - shared);
-        int2 ahead = stage_page(p, w, min(lane, stages - 1));
-        for (int base = 0; base < stages; base += 32) {
-            const int2 now = ahead;
-            if (base + 32 < stages) ahead = stage_page(p, w, min(base + 32 + lane, stages - 1));
-            for (int i = 0; i < 32 && base + i < stages; i++, n++) {
-                const int page = __shfl_sync(~0u, now.x, i), note = __shfl_sync(~0u, now.y, i);
+        const int pages = w.end - w.begin;
+        if (!pages) continue;
+        int3 ahead = planned_page(p, w, min(lane, pages - 1));
+        for (int base = 0; base < pages; base += 32) {
+            const int3 now = ahead;
+            if (base + 32 < pages) ahead = planned_page(p, w, min(base + 32 + lane, pages - 1));
+            for (int i = 0; i < 32 && base + i < pages; i++) {
+                const int page = __shfl_sync(~0u, now.x, i), age = __shfl_sync(~0u, now.y, i), rows_bits = __shfl_sync(~0u, now.z, i);
                 if (lane == 0) {
-                    const int s = n % STAGES, parity = ((n / STAGES) & 1) ^ 1, y = page * p.page_rows;
-                    const int reader = base + i < shared ? GROUP : (base + i - shared) % GROUP;
-                    const uint32_t k_full = smem_u32(&r.k_full[reader][s]), v_full = smem_u32(&r.v_full[reader][s]);
+                    const int y = page * p.page_rows;
+                    const uint32_t k_full = smem_u32(&r.k_full[s]), v_full = smem_u32(&r.v_full[s]);
                     const uint32_t k = smem_u32(r.k[s]), v = smem_u32(r.v[s]);
                     barrier_wait(smem_u32(&r.k_empty[s]), parity);
-                    r.note[s] = note;
+                    r.note[s] = make_int2(age, rows_bits);
                     barrier_expect(k_full, bytes);
                     copy_2d(k, k_map, 0, y, k_full);
                     copy_2d(k + HALF, k_map, 64, y, k_full);
@@ -122,6 +137,7 @@ static __device__ void produce(const sc_att_params &p, ring &r, const CUtensorMa
                     copy_2d(v + HALF, v_map, 64, y, v_full);
                 }
                 __syncwarp();
+                if (++s == STAGES) s = 0, parity ^= 1;
             }
         }
     }
@@ -129,18 +145,21 @@ static __device__ void produce(const sc_att_params &p, ring &r, const CUtensorMa
 
 /* ---- consumers: one query block a warpgroup ----------------------------------------------------------------------------- */
 
-/* Registers of q, turned by `age`: k-step ks, lane (row g = lane / 4, t = lane % 4) holds pairs 8 ks + t and 8 ks + t + 4 of rows
- * g and g + 8. `first`: all k-steps, else only those with frame pairs. */
-template <typename T>
-static __device__ __forceinline__ void load_q(uint32_t (&q)[8][4], const T *row0, const T *row8, const sc_age_rule &rule, int age, bool first) {
-    const int t = threadIdx.x & 3;
+/* This thread's first row of its warpgroup's 64; the second is 8 below. */
+static __device__ __forceinline__ int own_row() { return (threadIdx.x >> 5 & 3) * 16 + (threadIdx.x & 31) / 4; }
+
+/* Registers of q's channels 0 .. 63, turned by `age`: k-step ks, lane (row g = lane / 4, t = lane % 4) holds pairs 8 ks + t and
+ * 8 ks + t + 4 of rows g and g + 8. `first`: all k-steps, else only those with frame pairs. */
+template <typename T> static __device__ __forceinline__ void load_q(uint32_t (&q)[4][4], const work_item &w, const sc_age_rule &rule, int age, bool first) {
+    const int t = threadIdx.x & 3, row = own_row(), rows = w.rows;
+    const uint32_t *at = (const uint32_t *)((const T *)w.q + row * SC_ATT_DIM) + t;
 #pragma unroll
-    for (int ks = 0; ks < 8; ks++) {
+    for (int ks = 0; ks < 4; ks++) {
         if (!first && ks * 8 >= rule.pairs) continue;
 #pragma unroll
         for (int half = 0; half < 2; half++) {
             const int pair = ks * 8 + t + half * 4;
-            uint32_t a = row0 ? __ldg((const uint32_t *)row0 + pair) : 0, b = row8 ? __ldg((const uint32_t *)row8 + pair) : 0;
+            uint32_t a = row < rows ? __ldg(at + ks * 8 + half * 4) : 0, b = row + 8 < rows ? __ldg(at + 4 * SC_ATT_DIM + ks * 8 + half * 4) : 0;
             if (age && pair < rule.pairs) {
                 const float2 c = age_rotation(rule.table, age, pair), x = sc::unpack2<T>(a), y = sc::unpack2<T>(b);
                 a = sc::pack2<T>(x.x * c.x - x.y * c.y, x.x * c.y + x.y * c.x);
@@ -152,120 +171,242 @@ static __device__ __forceinline__ void load_q(uint32_t (&q)[8][4], const T *row0
     }
 }
 
+/* Channels 64 .. 127 of the block's rows to the warpgroup's tile, zeros past its end. A thread does half a row. */
+template <typename T> static __device__ __forceinline__ void store_q_half(unsigned char *tile, const T *block, int rows) {
+    const int row = (threadIdx.x & 127) >> 1, first = (threadIdx.x & 1) * 4;
+    const uint4 *from = (const uint4 *)(block + row * SC_ATT_DIM + 64) + first;
+#pragma unroll
+    for (int i = 0; i < 4; i++)
+        *(uint4 *)(tile + row * 128 + (((first + i) ^ (row & 7)) << 4)) = row < rows ? __ldg(from + i) : make_uint4(0, 0, 0, 0);
+    proxy_fence();
+}
+
+/* Largest of a row's 64 columns: its four lanes hold 16 each. */
+static __device__ __forceinline__ float row_top(float x) {
+    x = fmaxf(x, __shfl_xor_sync(~0u, x, 1));
+    return fmaxf(x, __shfl_xor_sync(~0u, x, 2));
+}
+
+/* Columns past a page's length count for nothing. */
+static __device__ __forceinline__ void mask_columns(float (&s)[32], int length) {
+    const int t = threadIdx.x & 3;
+    if (length <= 56) {
+#pragma unroll
+        for (int i = 0; i < 32; i++)
+            if ((i >> 2) * 8 + 2 * t + (i & 1) >= length) s[i] = -INFINITY;
+    } else if (length < 64) {
+#pragma unroll
+        for (int i = 28; i < 32; i++)
+            if (56 + 2 * t + (i & 1) >= length) s[i] = -INFINITY;
+    }
+}
+
+/* Running maxima (unscaled) and sums of this thread's two rows. */
+struct softmax_rows {
+    float m0, m1, l0, l1;
+};
+
+/* The maxima, raised when one of the warp's scores exceeds its row's by 2^8; the lanes only talk then. True: they rose, O is to be scaled by c. */
+static __device__ __forceinline__ bool raise_maxima(const float (&s)[32], softmax_rows &r, float scale, float2 &c) {
+    float top[4];
+#pragma unroll
+    for (int i = 0; i < 4; i++) top[i] = fmaxf(s[i], s[i + 4]);
+#pragma unroll
+    for (int i = 8; i < 32; i++) top[i & 3] = fmaxf(top[i & 3], s[i]);
+    float top0 = fmaxf(top[0], top[1]), top1 = fmaxf(top[2], top[3]);
+    if (!__any_sync(~0u, fmaxf(top0 - r.m0, top1 - r.m1) * scale > 8.0f)) return false;
+    top0 = row_top(top0), top1 = row_top(top1);
+    const float n0 = fmaxf(r.m0, top0), n1 = fmaxf(r.m1, top1);
+    c = make_float2(exp2_fast((r.m0 - n0) * scale), exp2_fast((r.m1 - n1) * scale));
+    r.m0 = n0, r.m1 = n1, r.l0 *= c.x, r.l1 *= c.y;
+    return true;
+}
+
+/* s becomes the exponentials of a page, their sums are counted. */
+static __device__ __forceinline__ void exponentials(float (&s)[32], softmax_rows &r, float scale) {
+    const float b0 = r.m0 * scale, b1 = r.m1 * scale;
+#pragma unroll
+    for (int i = 0; i < 32; i += 4) {
+        s[i] = exp2_fast(s[i] * scale - b0), s[i + 1] = exp2_fast(s[i + 1] * scale - b0);
+        s[i + 2] = exp2_fast(s[i + 2] * scale - b1), s[i + 3] = exp2_fast(s[i + 3] * scale - b1);
+    }
+#pragma unroll
+    for (int i = 0; i < 32; i += 4) r.l0 += s[i] + s[i + 1], r.l1 += s[i + 2] + s[i + 3];
+}
+
+static __device__ __forceinline__ void scale_rows(float (&o)[64], float2 c) {
+#pragma unroll
+    for (int i = 0; i < 64; i += 4) o[i] *= c.x, o[i + 1] *= c.x, o[i + 2] *= c.y, o[i + 3] *= c.y;
+}
+
+/* P as the A operand of the second product. */
+template <typename T> static __device__ __forceinline__ void pack_p(uint32_t (&pr)[4][4], const float (&s)[32]) {
+#pragma unroll
+    for (int i = 0; i < 32; i += 4) {
+        pr[i >> 3][(i >> 1) & 2] = sc::pack2<T>(s[i], s[i + 1]);
+        pr[i >> 3][((i >> 1) & 2) + 1] = sc::pack2<T>(s[i + 2], s[i + 3]);
+    }
+}
+
+/* Where a consumer stands in the ring. */
+struct cursor {
+    int stage, parity;
+    __device__ void step() { if (++stage == STAGES) stage = 0, parity ^= 1; }
+};
+
+/* One lane of each warp gives a tile back. */
+static __device__ __forceinline__ void give_back(uint64_t &empty) {
+    if ((threadIdx.x & 31) == 0) barrier_arrive(smem_u32(&empty), 1);
+}
+
+/* Gives back the stages that this warpgroup passes over, `patience` at most. False: the piece or patience ends first; on true the
+ * cursor stands on a page of ours whose K is there. `left`: stages of the piece that have not been looked at. */
+static __device__ __forceinline__ bool next_page(ring &r, cursor &at, int &left, int patience, int bit, int2 &note) {
+    for (; left > 0 && patience >= 0; patience--) {
+        barrier_wait(smem_u32(&r.k_full[at.stage]), at.parity);
+        left--;
+        note = r.note[at.stage];
+        if (note.y & bit) return true;
+        barrier_wait(smem_u32(&r.v_full[at.stage]), at.parity); /* else the arrival might count for V's phase before */
+        __syncwarp(); /* all lanes have read the note */
+        give_back(r.k_empty[at.stage]);
+        give_back(r.v_empty[at.stage]);
+        at.step();
+    }
+    return false;
+}
+
+/* S = q K^T of the stage, issued. */
+template <typename T> static __device__ __forceinline__ void issue_scores(float (&s)[32], const uint32_t (&q)[4][4], ring &r, int member, int stage) {
+    stage = __shfl_sync(~0u, stage, 0); /* the same in all lanes: descriptors in uniform registers */
+    member = __shfl_sync(~0u, member, 0);
+    const uint64_t k = tile_desc(smem_u32(r.k[stage]), 16), q_half = tile_desc(smem_u32(r.q[member]), 16);
+    wgmma_fence();
+#pragma unroll
+    for (int ks = 0; ks < 4; ks++) wgmma_64(s, q[ks], k + ks * (32 >> 4), ks != 0, T());
+#pragma unroll
+    for (int ks = 0; ks < 4; ks++) wgmma_64_shared(s, q_half + ks * (32 >> 4), k + (HALF >> 4) + ks * (32 >> 4), T());
+    wgmma_commit();
+}
+
+/* O += P V of the stage, issued. */
+template <typename T> static __device__ __forceinline__ void issue_output(float (&o)[64], const uint32_t (&pr)[4][4], ring &r, int stage) {
+    stage = __shfl_sync(~0u, stage, 0);
+    const uint64_t v = tile_desc(smem_u32(r.v[stage]), HALF);
+    wgmma_fence();
+#pragma unroll
+    for (int ks = 0; ks < 4; ks++) wgmma_128(o, pr[ks], v + ks * (2048 >> 4), T());
+    wgmma_commit();
+}
+
+/* The next piece to r.work[member], by one thread; all 128 come out of it together. False: no more. */
+template <typename T> static __device__ __forceinline__ bool next_work(const sc_att_params &p, ring &r, int member) {
+    work_item &w = r.work[member];
+    warpgroup_sync(1 + member); /* the last piece is done with */
+    if ((threadIdx.x & 127) == 0) {
+        w.more = w.where.next(p, &w.of);
+        const int block = w.of.group * GROUP + member;
+        const bool real = w.more && block < p.blocks;
+        w.first = real ? p.start[block] : 0;
+        w.rows = real ? p.start[block + 1] - w.first : 0;
+        w.q = (const T *)p.q + ((size_t)(w.of.seq * p.heads + w.of.head) * p.tokens + w.first) * SC_ATT_DIM;
+    }
+    warpgroup_sync(1 + member);
+    return w.more;
+}
+
+/* The block's rows of a whole item to `out`, or a piece's unfinished sums to the workspace. */
+template <typename T> static __device__ __forceinline__ void store_output(const sc_att_params &p, const work_item &w, int member, const float (&o)[64], softmax_rows sums) {
+    const int row = own_row(), t = threadIdx.x & 3;
+    sums.l0 += __shfl_xor_sync(~0u, sums.l0, 1);
+    sums.l1 += __shfl_xor_sync(~0u, sums.l1, 1);
+    sums.l0 += __shfl_xor_sync(~0u, sums.l0, 2);
+    sums.l1 += __shfl_xor_sync(~0u, sums.l1, 2);
+    if (w.of.slot < 0) {
+        const float i0 = 1 / sums.l0, i1 = 1 / sums.l1;
+        const size_t width = (size_t)p.heads * SC_ATT_DIM;
+        T *out = (T *)p.out + ((size_t)w.of.seq * p.tokens + w.first + row) * width + w.of.head * SC_ATT_DIM + 2 * t;
+#pragma unroll
+        for (int j = 0; j < 16; j++) {
+            if (row < w.rows) *(uint32_t *)(out + j * 8) = sc::pack2<T>(o[4 * j] * i0, o[4 * j + 1] * i0);
+            if (row + 8 < w.rows) *(uint32_t *)(out + 8 * width + j * 8) = sc::pack2<T>(o[4 * j + 2] * i1, o[4 * j + 3] * i1);
+        }
+    } else if (w.rows) {
+        const size_t place = ((size_t)w.of.slot * GROUP + member) * SC_ATT_ROWS + row;
+        float *out = p.partial + place * SC_ATT_DIM + 2 * t;
+#pragma unroll
+        for (int j = 0; j < 16; j++) {
+            *(float2 *)(out + j * 8) = make_float2(o[4 * j], o[4 * j + 1]);
+            *(float2 *)(out + 8 * SC_ATT_DIM + j * 8) = make_float2(o[4 * j + 2], o[4 * j + 3]);
+        }
+        if (t == 0) p.partial_ml[place] = make_float2(sums.m0, sums.l0), p.partial_ml[place + 8] = make_float2(sums.m1, sums.l1);
+    }
+}
+
 template <typename T> static __device__ void consume(const sc_att_params &p, ring &r, int member) {
-    const int warp = (threadIdx.x >> 5) & 3, lane = threadIdx.x & 31, g = lane >> 2, t = lane & 3;
+    const int bit = 1 << member;
     const float scale = p.scale_log2;
-    int next = 0;         /* stage of the step */
-    uint32_t phases = 0; /* parity of the phase that comes next: a bit for each shared stage, then for each own */
-    walk work(p);
-    piece w;
-    while (work.next(p, &w)) {
-        const int block = w.group * GROUP + member, shared = p.seq[w.seq].shared;
-        const bool real = block < p.blocks;
-        const int first = real ? p.start[block] : 0, rows = real ? p.start[block + 1] - first : 0;
-        const int row = warp * 16 + g;
-        const T *q_base = (const T *)p.q + ((size_t)(w.seq * p.heads + w.head) * p.tokens + first) * SC_ATT_DIM;
-        const T *row0 = row < rows ? q_base + row * SC_ATT_DIM : nullptr, *row8 = row + 8 < rows ? q_base + (row + 8) * SC_ATT_DIM : nullptr;
-        uint32_t q[8][4];
-        float o[64], m0 = -INFINITY, m1 = -INFINITY, l0 = 0, l1 = 0;
-        int age = 0;
-        load_q(q, row0, row8, p.age, 0, true);
+    cursor at = {0, 0};
+    if ((threadIdx.x & 127) == 0) r.work[member].where = walk(p);
+    while (next_work<T>(p, r, member)) {
+        uint32_t q[4][4], pr[4][4];
+        float s[32], o[64];
+        softmax_rows sums = {-INFINITY, -INFINITY, 0, 0};
+        int age = 0, left = r.work[member].of.end - r.work[member].of.begin;
+        int2 note;
+        load_q<T>(q, r.work[member], p.age, 0, true);
+        store_q_half(r.q[member], (const T *)r.work[member].q, r.work[member].rows);
+        warpgroup_sync(1 + member);
 #pragma unroll
         for (int i = 0; i < 64; i++) o[i] = 0;
 
-        for (int step = w.begin; step < w.end; step++) {
-            const bool mine = step >= shared; /* a page that no other warpgroup reads */
-            const int at = mine ? next + member : next, stage = at < STAGES ? at : at - STAGES, uses = mine ? GROUP : 1, reader = mine ? member : GROUP;
-            const int bit = mine ? STAGES + stage : stage, parity = (phases >> bit) & 1;
-            next = next + uses < STAGES ? next + uses : next + uses - STAGES;
-            phases ^= 1u << bit;
-
-            barrier_wait(smem_u32(&r.k_full[reader][stage]), parity);
-            const int note = r.note[stage], length = note & 127;
-            if (note >> 7 != age) {
-                age = note >> 7;
-                load_q(q, row0, row8, p.age, age, false);
-            }
-            float s[32];
-            const uint64_t k = tile_desc(smem_u32(r.k[stage]), 16);
-            wgmma_fence();
-#pragma unroll
-            for (int ks = 0; ks < 8; ks++) wgmma_64(s, q[ks], k + (ks & 3) * (32 >> 4) + (ks >> 2) * (HALF >> 4), ks != 0, T());
-            wgmma_commit();
+        while (next_page(r, at, left, left, bit, note)) {
+            float2 c;
+            if (note.x != age) load_q<T>(q, r.work[member], p.age, age = note.x, false);
+            issue_scores<T>(s, q, r, member, at.stage);
             wgmma_wait<0>();
-            __syncwarp(); /* all lanes have read the note */
-            if (lane == 0) barrier_arrive(smem_u32(&r.k_empty[stage]), uses);
-
-            if (length <= 56) {
-#pragma unroll
-                for (int i = 0; i < 32; i++)
-                    if ((i >> 2) * 8 + 2 * t + (i & 1) >= length) s[i] = -INFINITY;
-            } else if (length < 64) {
-#pragma unroll
-                for (int i = 28; i < 32; i++)
-                    if (56 + 2 * t + (i & 1) >= length) s[i] = -INFINITY;
+            registers_ready(s);
+            give_back(r.k_empty[at.stage]);
+            mask_columns(s, note.y >> SC_ATT_GROUP);
+            if (raise_maxima(s, sums, scale, c)) scale_rows(o, c);
+            exponentials(s, sums, scale);
+            pack_p<T>(pr, s);
+            cursor before = at;
+            at.step();
+            bool there = left > 0 && barrier_test(smem_u32(&r.k_full[at.stage]), at.parity);
+            note = r.note[at.stage];
+            for (;;) {
+                if (there && (note.y & bit)) left--;
+                else if (!next_page(r, at, left, PATIENCE, bit, note)) break;
+                if (note.x != age) load_q<T>(q, r.work[member], p.age, age = note.x, false);
+                barrier_wait(smem_u32(&r.v_full[before.stage]), before.parity);
+                issue_scores<T>(s, q, r, member, at.stage);
+                issue_output<T>(o, pr, r, before.stage);
+                const int length = note.y >> SC_ATT_GROUP;
+                const cursor now = at;
+                at.step();
+                wgmma_wait<1>();
+                registers_ready(s);
+                give_back(r.k_empty[now.stage]);
+                there = left > 0 && barrier_test(smem_u32(&r.k_full[at.stage]), at.parity); /* a look ahead, its answer is wanted after the softmax */
+                note = r.note[at.stage];
+                mask_columns(s, length);
+                const bool rose = raise_maxima(s, sums, scale, c);
+                wgmma_wait<0>();
+                registers_ready(o);
+                give_back(r.v_empty[before.stage]);
+                if (rose) scale_rows(o, c);
+                exponentials(s, sums, scale);
+                pack_p<T>(pr, s);
+                before = now;
             }
-            float top0 = s[0], top1 = s[2];
-#pragma unroll
-            for (int i = 0; i < 32; i += 4) {
-                top0 = fmaxf(top0, fmaxf(s[i], s[i + 1]));
-                top1 = fmaxf(top1, fmaxf(s[i + 2], s[i + 3]));
-            }
-            top0 = fmaxf(top0, __shfl_xor_sync(~0u, top0, 1));
-            top1 = fmaxf(top1, __shfl_xor_sync(~0u, top1, 1));
-            top0 = fmaxf(top0, __shfl_xor_sync(~0u, top0, 2));
-            top1 = fmaxf(top1, __shfl_xor_sync(~0u, top1, 2));
-            if (__any_sync(~0u, fmaxf(top0 - m0, top1 - m1) * scale > 8.0f)) {
-                const float n0 = fmaxf(m0, top0), n1 = fmaxf(m1, top1);
-                const float c0 = exp2_fast((m0 - n0) * scale), c1 = exp2_fast((m1 - n1) * scale);
-                m0 = n0, m1 = n1, l0 *= c0, l1 *= c1;
-#pragma unroll
-                for (int i = 0; i < 64; i += 4) o[i] *= c0, o[i + 1] *= c0, o[i + 2] *= c1, o[i + 3] *= c1;
-            }
-            const float b0 = m0 * scale, b1 = m1 * scale;
-            uint32_t pr[4][4];
-#pragma unroll
-            for (int i = 0; i < 32; i += 4) {
-                const float e0 = exp2_fast(s[i] * scale - b0), e1 = exp2_fast(s[i + 1] * scale - b0);
-                const float e2 = exp2_fast(s[i + 2] * scale - b1), e3 = exp2_fast(s[i + 3] * scale - b1);
-                l0 += e0 + e1, l1 += e2 + e3;
-                pr[i >> 3][(i >> 1) & 2] = sc::pack2<T>(e0, e1);
-                pr[i >> 3][((i >> 1) & 2) + 1] = sc::pack2<T>(e2, e3);
-            }
-
-            barrier_wait(smem_u32(&r.v_full[reader][stage]), parity);
-            const uint64_t v = tile_desc(smem_u32(r.v[stage]), HALF);
-            wgmma_fence();
-#pragma unroll
-            for (int ks = 0; ks < 4; ks++) wgmma_128(o, pr[ks], v + ks * (2048 >> 4), T());
-            wgmma_commit();
+            barrier_wait(smem_u32(&r.v_full[before.stage]), before.parity);
+            issue_output<T>(o, pr, r, before.stage);
             wgmma_wait<0>();
-            if (lane == 0) barrier_arrive(smem_u32(&r.v_empty[stage]), uses);
+            registers_ready(o);
+            give_back(r.v_empty[before.stage]);
         }
-
-        l0 += __shfl_xor_sync(~0u, l0, 1);
-        l1 += __shfl_xor_sync(~0u, l1, 1);
-        l0 += __shfl_xor_sync(~0u, l0, 2);
-        l1 += __shfl_xor_sync(~0u, l1, 2);
-        if (w.slot < 0) {
-            const float i0 = 1 / l0, i1 = 1 / l1;
-            const size_t width = (size_t)p.heads * SC_ATT_DIM;
-            T *out = (T *)p.out + ((size_t)w.seq * p.tokens + first + row) * width + w.head * SC_ATT_DIM + 2 * t;
-#pragma unroll
-            for (int j = 0; j < 16; j++) {
-                if (row0) *(uint32_t *)(out + j * 8) = sc::pack2<T>(o[4 * j] * i0, o[4 * j + 1] * i0);
-                if (row8) *(uint32_t *)(out + 8 * width + j * 8) = sc::pack2<T>(o[4 * j + 2] * i1, o[4 * j + 3] * i1);
-            }
-        } else if (real) {
-            const size_t place = ((size_t)w.slot * GROUP + member) * SC_ATT_ROWS + row;
-            float *out = p.partial + place * SC_ATT_DIM + 2 * t;
-#pragma unroll
-            for (int j = 0; j < 16; j++) {
-                *(float2 *)(out + j * 8) = make_float2(o[4 * j], o[4 * j + 1]);
-                *(float2 *)(out + 8 * SC_ATT_DIM + j * 8) = make_float2(o[4 * j + 2], o[4 * j + 3]);
-            }
-            if (t == 0) p.partial_ml[place] = make_float2(m0, l0), p.partial_ml[place + 8] = make_float2(m1, l1);
-        }
+        store_output<T>(p, r.work[member], member, o, sums);
     }
 }
 
@@ -278,10 +419,8 @@ attention_kernel(const __grid_constant__ sc_att_params p, const __grid_constant_
         prefetch_map(&k_map);
         prefetch_map(&v_map);
         for (int s = 0; s < STAGES; s++) {
-            for (int reader = 0; reader <= GROUP; reader++) {
-                barrier_init(smem_u32(&r.k_full[reader][s]), 1);
-                barrier_init(smem_u32(&r.v_full[reader][s]), 1);
-            }
+            barrier_init(smem_u32(&r.k_full[s]), 1);
+            barrier_init(smem_u32(&r.v_full[s]), 1);
             barrier_init(smem_u32(&r.k_empty[s]), 4 * GROUP);
             barrier_init(smem_u32(&r.v_empty[s]), 4 * GROUP);
         }
@@ -305,58 +444,7 @@ attention_kernel(const __grid_constant__ sc_att_params p, const __grid_constant_
     }
 }
 
-/* ---- joining the pieces ------------------------------------------------------------------------------------------------- */
-
-/* One CTA per (item of the tail, query block), 4 threads a row: out = sum of O 2^(m - top) / sum of l 2^(m - top). */
-template <typename T> __global__ static void __launch_bounds__(256) attention_join_kernel(const __grid_constant__ sc_att_params p) {
-    const int item = p.tail_first + blockIdx.x, member = blockIdx.y, per_seq = p.heads * p.groups;
-    const int s = item / per_seq, head = item % per_seq / p.groups, block = item % p.groups * GROUP + member;
-    if (block >= p.blocks) return;
-    int64_t begin = 0;
-    for (int i = p.tail_first / per_seq; i <= s; i++) {
-        const int from = max(i * per_seq, p.tail_first), to = min((i + 1) * per_seq, item);
-        begin += (int64_t)(to - from) * p.seq[i].count;
-    }
-    const int c0 = att_tail_owner(p, begin), c1 = att_tail_owner(p, begin + p.seq[s].count - 1);
-    const int row = threadIdx.x >> 2, first = p.start[block];
-    if (c0 == c1 || row >= p.start[block + 1] - first) return;
-    float top = -INFINITY, l = 0, o[32] = {};
-    for (int c = c0; c <= c1; c++) top = fmaxf(top, p.partial_ml[((size_t)(2 * c + (c == c0)) * GROUP + member) * SC_ATT_ROWS + row].x);
-    for (int c = c0; c <= c1; c++) {
-        const size_t place = ((size_t)(2 * c + (c == c0)) * GROUP + member) * SC_ATT_ROWS + row;
-        const float2 ml = p.partial_ml[place];
-        const float f = exp2_fast((ml.x - top) * p.scale_log2);
-        l += ml.y * f;
-#pragma unroll
-        for (int j = 0; j < 8; j++) {
-            const float4 x = ((const float4 *)(p.partial + place * SC_ATT_DIM))[j * 4 + (threadIdx.x & 3)];
-            o[4 * j] += x.x * f, o[4 * j + 1] += x.y * f, o[4 * j + 2] += x.z * f, o[4 * j + 3] += x.w * f;
-        }
-    }
-    T *out = (T *)p.out + ((size_t)s * p.tokens + first + row) * p.heads * SC_ATT_DIM + head * SC_ATT_DIM;
-    const float inv = 1 / l;
-#pragma unroll
-    for (int j = 0; j < 8; j++)
-        *(uint2 *)(out + (j * 4 + (threadIdx.x & 3)) * 4) =
-            make_uint2(sc::pack2<T>(o[4 * j] * inv, o[4 * j + 1] * inv), sc::pack2<T>(o[4 * j + 2] * inv, o[4 * j + 3] * inv));
-}
-
 /* ---- launcher ----------------------------------------------------------------------------------------------------------- */
-
-/* Whole rounds first. A last round that is nearly full stays whole too: cutting it would cost more than it gains. */
-void sc_cuda_attention_cut(sc_att_params *p, int sm_count) {
-    p->groups = (p->blocks + GROUP - 1) / GROUP;
-    p->items = p->seqs * p->heads * p->groups;
-    p->ctas = sm_count;
-    p->waves = p->items / sm_count;
-    int rest = p->items - p->waves * sm_count;
-    if (rest * 16 >= sm_count * 15) p->waves++, rest = 0;
-    p->tail_first = p->items - rest;
-    p->tail_steps = 0;
-    for (int i = p->tail_first; i < p->items; i++) p->tail_steps += p->seq[i / (p->heads * p->groups)].count;
-    const int64_t pieces = p->tail_steps / 4; /* fewer than 4 pages a piece are not worth joining */
-    p->tail_ctas = pieces < rest ? rest : pieces > sm_count ? sm_count : (int)pieces;
-}
 
 typedef CUresult (*encode_fn)(CUtensorMap *, CUtensorMapDataType, cuuint32_t, void *, const cuuint64_t *, const cuuint64_t *,
                               const cuuint32_t *, const cuuint32_t *, CUtensorMapInterleave, CUtensorMapSwizzle, CUtensorMapL2promotion,
@@ -387,19 +475,23 @@ template <typename T> static sc_status launch(struct sc_cuda *dev, const sc_att_
         if (e) return sc_fail(err, SC_EGPU, "attention: %d bytes of shared memory: %s", (int)SMEM_BYTES, cudaGetErrorString(e));
         raised = true;
     }
-    const int ctas = p.waves ? p.ctas : p.tail_ctas;
-    attention_kernel<T><<<ctas, THREADS, SMEM_BYTES, dev->stream>>>(p, k_map, v_map);
-    if (p.items > p.tail_first)
-        attention_join_kernel<T><<<dim3(p.items - p.tail_first, GROUP), 256, 0, dev->stream>>>(p);
+    sc_cuda_attention_plan(dev, &p);
+    attention_kernel<T><<<p.waves ? p.ctas : p.tail_ctas, THREADS, SMEM_BYTES, dev->stream>>>(p, k_map, v_map);
+    sc_cuda_attention_join(dev, &p);
     return sc_cuda_launched("attention", err);
 }
 
 sc_status sc_cuda_attention_hopper(struct sc_cuda *dev, const sc_att_params *args, const sc_pages *pages, sc_error *err) {
     sc_att_params p = *args;
     sc_cuda_attention_cut(&p, dev->sm_count);
-    const size_t rows = (size_t)2 * (size_t)p.tail_ctas * GROUP * SC_ATT_ROWS;
-    assert(rows * (SC_ATT_DIM * sizeof(float) + sizeof(float2)) <= dev->workspace_bytes);
+    const size_t rows = (size_t)2 * (size_t)p.tail_ctas * GROUP * SC_ATT_ROWS, partial = rows * (SC_ATT_DIM * sizeof(float) + sizeof(float2));
+    const size_t plan = ((size_t)p.plan_stride + 1) * (size_t)p.items * sizeof(int32_t);
+    if (partial + plan > dev->workspace_bytes)
+        return sc_fail(err, SC_ENOMEM, "attention: plans of %d groups of blocks over %d pages take %zu bytes, the workspace has %zu", p.items, p.plan_stride, partial + plan,
+                       dev->workspace_bytes);
     p.partial = (float *)dev->workspace;
     p.partial_ml = (float2 *)(p.partial + rows * SC_ATT_DIM);
+    p.plan_count = (int32_t *)(p.partial_ml + rows);
+    p.plan = p.plan_count + p.items;
     return dev->base.act == SC_F16 ? launch<__half>(dev, p, pages, err) : launch<__nv_bfloat16>(dev, p, pages, err);
 }

@@ -33,6 +33,15 @@ __device__ __forceinline__ void barrier_wait(uint32_t bar, uint32_t parity) {
                  "done:\n}" ::"r"(bar), "r"(parity) : "memory");
 }
 
+/* Whether the phase is complete, without waiting. */
+__device__ __forceinline__ bool barrier_test(uint32_t bar, uint32_t parity) {
+    uint32_t done;
+    asm volatile("{\n.reg .pred p;\n"
+                 "mbarrier.test_wait.parity.shared::cta.b64 p, [%1], %2;\n"
+                 "selp.u32 %0, 1, 0, p;\n}" : "=r"(done) : "r"(bar), "r"(parity) : "memory");
+    return done;
+}
+
 /* Box of the map at column x, row y to shared memory; `bar` counts its bytes. */
 __device__ __forceinline__ void copy_2d(uint32_t dst, const CUtensorMap *map, int x, int y, uint32_t bar) {
     asm volatile("cp.async.bulk.tensor.2d.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1, {%2, %3}], [%4];"
@@ -42,12 +51,15 @@ __device__ __forceinline__ void prefetch_map(const CUtensorMap *map) {
     asm volatile("prefetch.tensormap [%0];" ::"l"(map) : "memory");
 }
 
+/* Barrier `id` (1 and up) of the calling warpgroup's 128 threads. */
+__device__ __forceinline__ void warpgroup_sync(int id) { asm volatile("bar.sync %0, 128;" ::"r"(id) : "memory"); }
+
 template <int N> __device__ __forceinline__ void registers_grow() { asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(N)); }
 template <int N> __device__ __forceinline__ void registers_shrink() { asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(N)); }
 
 __device__ __forceinline__ float exp2_fast(float x) {
     float y;
-    asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+    asm volatile("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
     return y;
 }
 
@@ -56,6 +68,12 @@ __device__ __forceinline__ float exp2_fast(float x) {
 __device__ __forceinline__ void wgmma_fence() { asm volatile("wgmma.fence.sync.aligned;" ::: "memory"); }
 __device__ __forceinline__ void wgmma_commit() { asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory"); }
 template <int N> __device__ __forceinline__ void wgmma_wait() { asm volatile("wgmma.wait_group.sync.aligned %0;" ::"n"(N) : "memory"); }
+
+/* After a wait: nothing that reads these accumulators moves before it. */
+template <int N> __device__ __forceinline__ void registers_ready(float (&d)[N]) {
+#pragma unroll
+    for (int i = 0; i < N; i++) asm volatile("" : "+f"(d[i])::"memory");
+}
 
 /* Matrix descriptor of a 128-byte swizzled tile: stride between atoms along the rows 1024; `lead` between halves (bytes; only
  * read when the channels are the N of the product). */
@@ -80,6 +98,22 @@ __device__ __forceinline__ uint64_t tile_desc(uint32_t addr, uint32_t lead) {
 SC_WGMMA_64(__half, "f16")
 SC_WGMMA_64(__nv_bfloat16, "bf16")
 #undef SC_WGMMA_64
+
+/* The same with a in shared memory: 64 rows of 16 channels, K-major; always added. */
+#define SC_WGMMA_64_SHARED(T, NAME)                                                                                               \
+    __device__ __forceinline__ void wgmma_64_shared(float (&d)[32], uint64_t a, uint64_t b, T) {                                  \
+        asm volatile("wgmma.mma_async.sync.aligned.m64n64k16.f32." NAME "." NAME " "                                              \
+                     "{%0,%1,%2,%3,%4,%5,%6,%7,%8,%9,%10,%11,%12,%13,%14,%15,%16,%17,%18,%19,%20,%21,%22,%23,%24,%25,%26,%27,"    \
+                     "%28,%29,%30,%31}, %32, %33, 1, 1, 1, 0, 0;\n"                                                               \
+                     : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3]), "+f"(d[4]), "+f"(d[5]), "+f"(d[6]), "+f"(d[7]),            \
+                       "+f"(d[8]), "+f"(d[9]), "+f"(d[10]), "+f"(d[11]), "+f"(d[12]), "+f"(d[13]), "+f"(d[14]), "+f"(d[15]),      \
+                       "+f"(d[16]), "+f"(d[17]), "+f"(d[18]), "+f"(d[19]), "+f"(d[20]), "+f"(d[21]), "+f"(d[22]), "+f"(d[23]),    \
+                       "+f"(d[24]), "+f"(d[25]), "+f"(d[26]), "+f"(d[27]), "+f"(d[28]), "+f"(d[29]), "+f"(d[30]), "+f"(d[31])     \
+                     : "l"(a), "l"(b));                                                                                           \
+    }
+SC_WGMMA_64_SHARED(__half, "f16")
+SC_WGMMA_64_SHARED(__nv_bfloat16, "bf16")
+#undef SC_WGMMA_64_SHARED
 
 /* d[64 rows][128] += a (registers, 64 x 16) . b, b = 16 rows of 128 channels (channels are N). */
 #define SC_WGMMA_128(T, NAME)                                                                                                     \
