@@ -127,11 +127,12 @@ int sc_cmd_check(const sc_cli *cli) {
     machine m = {0};
     sc_plan p;
     sc_error err = {0};
-    char a[32], b[32];
+    char a[32], b[32], memory[160];
     int rc = 0;
 
     if (!model) { sc_fail(&err, SC_ENOMEM, "check: out of memory"); return sc_cli_cannot_open(&err); }
-    if (sc_plan_open(model, cli->arg[0], &err) || sc_plan_make(&p, model, cpu, cli->sessions < 8 ? cli->sessions : 8, &err)) { rc = sc_cli_cannot_open(&err); goto cleanup; }
+    if (sc_plan_open(model, cli->arg[0], &err) || sc_config_memory(&model->config, cli->memory, cli->arg[0], &err) ||
+        sc_plan_make(&p, model, cpu, cli->sessions < 8 ? cli->sessions : 8, &err)) { rc = sc_cli_cannot_open(&err); goto cleanup; }
     if (cpu ? look_at_cpu(&m, cli, &err) : look_at_cuda(&m, &err)) { rc = sc_cli_cannot_open(&err); goto cleanup; }
 
     const sc_config *c = &model->config;
@@ -141,6 +142,8 @@ int sc_cmd_check(const sc_cli *cli) {
     printf("%s on %s\n", cli->arg[0], m.name);
     printf("  weights     %s\n", size_text(a, p.weights));
     printf("  work        %s, shared by %d session%s\n", size_text(a, p.work), cli->sessions, cli->sessions == 1 ? "" : "s");
+    sc_config_memory_text(c, memory, sizeof memory);
+    printf("  remembers   %s\n", memory);
     printf("  a session   %s, its pictures %s more\n", size_text(a, p.session), size_text(b, p.pictures));
     printf("  memory      %s can be had, %d session%s fit\n", size_text(a, m.memory), fit, fit == 1 ? "" : "s");
     printf("  a chunk     %.3g TFLOP: products %.3g, attention %.3g, decoder %.3g; %d frames\n", (p.linear + p.attention + p.decoder) / 1e12, p.linear / 1e12,

@@ -215,6 +215,7 @@ static int inspect_file(const char *path, bool all) {
 /* ---- a directory -------------------------------------------------------------------------------------------------------- */
 
 static void print_config(const sc_config *c) {
+    char memory[160];
     printf("  picture      %dx%d, %d frames/s; a chunk is %d latent frames of %dx%d\n", PIXELS * c->latent_w, PIXELS * c->latent_h, c->fps, c->chunk_frames, c->latent_w, c->latent_h);
     printf("  transformer  %d wide, %d heads x %d, ffn %d, %d layers, patch %dx%d\n", c->dit.dim, c->dit.heads, c->dit.head_dim, c->dit.ffn_dim, c->dit.layers, c->dit.patch[1], c->dit.patch[2]);
     printf("  text         %d wide, %d heads, ffn %d, %d layers, %d pieces, at most %d tokens, cleaning %s\n", c->t5.dim, c->t5.heads, c->t5.dim_ffn, c->t5.layers, c->t5.vocab,
@@ -222,18 +223,14 @@ static void print_config(const sc_config *c) {
     if (c->decoder.kind == SC_DECODER_TAEHV)
         printf("  decoder      TAEHV, widths %d %d %d %d, pixel shuffle %d\n", c->decoder.dec[0], c->decoder.dec[1], c->decoder.dec[2], c->decoder.dec[3], c->decoder.patch);
     else printf("  decoder      Wan VAE, %d wide\n", c->decoder.dim);
-    if (c->memory.kind == SC_MEMORY_PBSA) {
-        printf("  memory       persistent blocks: tiles %dx%dx%d, window %d chunks, %d blocks, keep %g %%, ", c->memory.tile[0], c->memory.tile[1], c->memory.tile[2], c->memory.window_chunks,
-               c->memory.persistent_blocks, c->memory.keep_ratio * 100);
-        if (c->memory.max_distance < 0) puts("no largest distance");
-        else printf("largest distance %d\n", c->memory.max_distance);
-    } else printf("  memory       window: %d latent frames, the first %d stay\n", c->memory.window_frames, c->memory.sink_frames);
+    sc_config_memory_text(c, memory, sizeof memory);
+    printf("  memory       %s\n", memory);
     printf("  sampler      steps");
     for (int i = 0; i < c->step_count; i++) printf(" %d", c->steps[i]);
     printf(", shift %g, %s\n", c->shift, c->exact_sigma ? "exact" : "table of 1000");
 }
 
-static int inspect_directory(const char *dir, bool all) {
+static int inspect_directory(const char *dir, const char *memory, bool all) {
     static const char *const labels[] = {"transformer", "text encoder", "decoder"};
     sc_plan_model *m = calloc(1, sizeof *m);
     sc_plan plan[2];
@@ -243,7 +240,7 @@ static int inspect_directory(const char *dir, bool all) {
     int rc = 0;
 
     if (!m) { sc_fail(&err, SC_ENOMEM, "model %s: out of memory", dir); return sc_cli_cannot_open(&err); }
-    if (sc_plan_open(m, dir, &err)) goto fail;
+    if (sc_plan_open(m, dir, &err) || sc_config_memory(&m->config, memory, dir, &err)) goto fail;
     const sc_config *c = &m->config;
     const int files[] = {c->dit_file_count, c->text_file_count, 1};
     snprintf(path, sizeof path, "%.1000s/%s", dir, c->tokenizer_file);
@@ -270,5 +267,5 @@ cleanup:
 int sc_cmd_inspect(const sc_cli *cli) {
     struct stat st;
     const char *path = cli->arg[0];
-    return !stat(path, &st) && S_ISDIR(st.st_mode) ? inspect_directory(path, cli->tensors) : inspect_file(path, cli->tensors);
+    return !stat(path, &st) && S_ISDIR(st.st_mode) ? inspect_directory(path, cli->memory, cli->tensors) : inspect_file(path, cli->tensors);
 }

@@ -24,7 +24,8 @@
 enum { MAX_FILE = 64 * 1024, MAX_VALUES = 4096, MAX_NAMES = 32, NAME_ROOM = 128 };
 
 typedef enum { INT, INTS, REAL, REALS, STEPS, WORD, NAME, FILE_NAME, FILE_NAMES, IGNORED } kind;
-typedef enum { ALWAYS, IF_PBSA, IF_WINDOW, IF_TAEHV, IF_WAN_VAE } condition; /* IF_WAN_VAE: may be missing */
+/* Of the other kind of memory a file may name what it takes (sc_config_memory); IF_WAN_VAE and MAY: may be missing. */
+typedef enum { ALWAYS, IF_PBSA, IF_WINDOW, IF_TAEHV, IF_WAN_VAE, MAY } condition;
 
 typedef struct {
     const char *section, *key; /* section NULL: top level */
@@ -71,7 +72,8 @@ typedef struct {
     {section, "tile", INTS, AT(memory.tile), 1, 64, 3, {0}, IF_PBSA}, \
     {section, "window_chunks", INT, AT(memory.window_chunks), 1, 1024, 0, {0}, IF_PBSA}, \
     {section, "persistent_blocks", INT, AT(memory.persistent_blocks), 0, 65536, 0, {0}, IF_PBSA}, \
-    {section, "keep_ratio", REAL, AT(memory.keep_ratio), 0, 1, 0, {0}, IF_PBSA}
+    {section, "keep_ratio", REAL, AT(memory.keep_ratio), 0, 1, 0, {0}, IF_PBSA}, \
+    {section, "dense_frames", INT, AT(memory.dense_frames), 1, 1000000, 0, {0}, MAY}
 
 #define SHARED_TOP \
     {NULL, "chunk_frames", INT, AT(chunk_frames), 1, 64, 0, {0}, 0}, \
@@ -298,8 +300,6 @@ static sc_status read_value(const reading *r, sc_config *c) {
 }
 
 static const char *unmet(const row *w, const sc_config *c) {
-    if (w->when == IF_PBSA && c->memory.kind != SC_MEMORY_PBSA) return "memory.kind is \"pbsa\"";
-    if (w->when == IF_WINDOW && c->memory.kind != SC_MEMORY_WINDOW) return "memory.kind is \"window\"";
     if (w->when == IF_TAEHV && c->decoder.kind != SC_DECODER_TAEHV) return "decoder.kind is \"taehv\"";
     if (w->when == IF_WAN_VAE && c->decoder.kind != SC_DECODER_WAN_VAE) return "decoder.kind is \"wan_vae\"";
     return NULL;
@@ -307,7 +307,9 @@ static const char *unmet(const row *w, const sc_config *c) {
 
 /* Whether the file may leave the key out; mean and std of other than 16 channels were never published. */
 static bool optional(const row *w, const sc_config *c) {
-    return w->kind == IGNORED || (w->when == IF_WAN_VAE && (w->kind != REALS || c->decoder.z == 16));
+    if (w->when == IF_PBSA) return c->memory.kind != SC_MEMORY_PBSA;
+    if (w->when == IF_WINDOW) return c->memory.kind != SC_MEMORY_WINDOW;
+    return w->kind == IGNORED || w->when == MAY || (w->when == IF_WAN_VAE && (w->kind != REALS || c->decoder.z == 16));
 }
 
 static bool is_section(const row *rows, size_t n, const char *key) {
@@ -366,6 +368,13 @@ static sc_status check_pbsa(const sc_config *c, const char *where, sc_error *err
     return SC_OK;
 }
 
+static sc_status check_window(const sc_config *c, const char *where, sc_error *err) {
+    const int sink = c->memory.sink_frames < 0 ? 0 : c->memory.sink_frames;
+    if (c->memory.window_frames >= sink + c->chunk_frames) return SC_OK;
+    return sc_fail(err, SC_EINVAL, "%.200s: memory.window_frames: %d does not hold %d sink frames and a chunk of %d", where, c->memory.window_frames, sink,
+                   c->chunk_frames);
+}
+
 static sc_status check_whole(const sc_config *c, const char *where, sc_error *err) {
     const int *patch = c->dit.patch;
 
@@ -394,11 +403,78 @@ static sc_status check_whole(const sc_config *c, const char *where, sc_error *er
     for (int i = 1; i < c->step_count; i++)
         if (c->steps[i] >= c->steps[i - 1])
             return sc_fail(err, SC_EINVAL, "%.200s: steps: %d after %d does not descend", where, c->steps[i], c->steps[i - 1]);
-    if (c->memory.kind == SC_MEMORY_PBSA) return check_pbsa(c, where, err);
-    if (c->memory.window_frames < c->memory.sink_frames + c->chunk_frames)
-        return sc_fail(err, SC_EINVAL, "%.200s: memory.window_frames: %d does not hold %d sink frames and a chunk of %d", where,
-                       c->memory.window_frames, c->memory.sink_frames, c->chunk_frames);
+    sc_status rc = c->memory.tile[0] ? check_pbsa(c, where, err) : SC_OK;
+    if (!rc && c->memory.window_frames) rc = check_window(c, where, err);
+    return rc;
+}
+
+/* ---- another memory than the file's ------------------------------------------------------------------------------------- */
+
+void sc_config_tile(int frames, int rows, int columns, int tile[3]) {
+    tile[0] = frames;
+    tile[1] = tile[2] = 1;
+    for (int r = 1; r <= rows && r * frames <= 64; r++)
+        for (int k = 1; k <= columns && r * k * frames <= 64; k++)
+            if (rows % r == 0 && columns % k == 0 &&
+                (r * k > tile[1] * tile[2] || (r * k == tile[1] * tile[2] && abs(r - k) < abs(tile[1] - tile[2])))) {
+                tile[1] = r;
+                tile[2] = k;
+            }
+}
+
+/* The paper's figures: a window of 9 latent frames, blocks worth 3 frames stay, a quarter of the window is attended. */
+static sc_status use_pbsa(sc_config *c, const char *where, sc_error *err) {
+    enum { WINDOW = 9, STAY = 3, DISTANCE = 18 };
+    const int rows = c->latent_h / c->dit.patch[1], columns = c->latent_w / c->dit.patch[2];
+
+    if (c->chunk_frames > 64)
+        return sc_fail(err, SC_EINVAL, "%.200s: memory pbsa: a block would span the chunk's %d frames, a page holds 64 tokens", where, c->chunk_frames);
+    if (!c->memory.tile[0]) sc_config_tile(c->chunk_frames, rows, columns, c->memory.tile);
+    const int64_t blocks = (int64_t)(rows / c->memory.tile[1]) * (columns / c->memory.tile[2]), stay = (blocks * STAY + c->chunk_frames - 1) / c->chunk_frames;
+    if (c->memory.persistent_blocks < 0 && stay > 65536)
+        return sc_fail(err, SC_EINVAL, "%.200s: memory pbsa: %lld blocks of %d x %d x %d tokens would stay, at most 65536; name memory.tile or memory.persistent_blocks", where,
+                       (long long)stay, c->memory.tile[0], c->memory.tile[1], c->memory.tile[2]);
+    if (!c->memory.window_chunks) c->memory.window_chunks = c->chunk_frames >= WINDOW ? 1 : WINDOW / c->chunk_frames;
+    if (c->memory.persistent_blocks < 0) c->memory.persistent_blocks = (int)stay;
+    if (!(c->memory.keep_ratio > 0)) c->memory.keep_ratio = 0.25;
+    if (c->memory.max_distance < 0) c->memory.max_distance = DISTANCE;
+    c->memory.kind = SC_MEMORY_PBSA;
     return SC_OK;
+}
+
+sc_status sc_config_memory(sc_config *c, const char *mode, const char *where, sc_error *err) {
+    enum { TRAINED = 21 };
+
+    if (!mode) return SC_OK;
+    if (!strcmp(mode, "pbsa")) return c->memory.kind == SC_MEMORY_PBSA ? SC_OK : use_pbsa(c, where, err);
+    if (!strcmp(mode, "window")) {
+        if (c->memory.kind == SC_MEMORY_WINDOW) return SC_OK;
+        if (!c->memory.window_frames) c->memory.window_frames = c->memory.window_chunks * c->chunk_frames;
+        if (c->memory.sink_frames < 0) c->memory.sink_frames = 0;
+        c->memory.kind = SC_MEMORY_WINDOW;
+        return check_window(c, where, err);
+    }
+    if (!strcmp(mode, "dense")) {
+        const int frames = c->memory.dense_frames ? c->memory.dense_frames : TRAINED;
+        if (frames < c->chunk_frames)
+            return sc_fail(err, SC_EINVAL, "%.200s: memory dense: memory.dense_frames: %d does not hold a chunk of %d", where, frames, c->chunk_frames);
+        c->memory.window_frames = frames;
+        c->memory.sink_frames = 0;
+        c->memory.kind = SC_MEMORY_WINDOW;
+        return SC_OK;
+    }
+    return sc_fail(err, SC_EINVAL, "memory %.60s: not one of pbsa, window, dense", mode);
+}
+
+void sc_config_memory_text(const sc_config *c, char *out, size_t n) {
+    char distance[40] = "no largest distance";
+    if (c->memory.kind == SC_MEMORY_WINDOW) {
+        snprintf(out, n, "window: %d latent frames, the first %d stay, all attended", c->memory.window_frames, c->memory.sink_frames);
+        return;
+    }
+    if (c->memory.max_distance >= 0) snprintf(distance, sizeof distance, "largest distance %d", c->memory.max_distance);
+    snprintf(out, n, "persistent blocks: tiles %dx%dx%d, window %d chunks, %d blocks, keep %g %%, %s", c->memory.tile[0], c->memory.tile[1], c->memory.tile[2],
+             c->memory.window_chunks, c->memory.persistent_blocks, c->memory.keep_ratio * 100, distance);
 }
 
 /* What the older form leaves unsaid. */
@@ -428,6 +504,7 @@ sc_status sc_config_parse(sc_config *out, const char *text, size_t n, const char
     rc = sc_json_parse(&root, text, n, MAX_VALUES, where, err);
     if (rc) return rc;
     c = calloc(1, sizeof *c); /* *out changes only when all is well */
+    if (c) c->memory.persistent_blocks = c->memory.sink_frames = -1;
     format = cJSON_GetObjectItemCaseSensitive(root, "format");
     if (!c) {
         rc = sc_fail(err, SC_ENOMEM, "%.200s: out of memory", where);

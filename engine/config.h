@@ -34,15 +34,16 @@ typedef struct {
     int chunk_frames;       /* latent frames of a chunk */
     int latent_h, latent_w;
     int fps;
-    struct {
+    struct {                     /* of the kind that is not this one's: what the file names, else 0 (counts that may be 0: -1) */
         sc_memory_kind kind;
         int tile[3];             /* PBSA: frames, rows, columns of a block, in tokens; frames == chunk_frames */
         int window_chunks;       /* PBSA: chunks kept, the current one included */
         int persistent_blocks;   /* PBSA: C */
-        double keep_ratio;
-        int max_distance;        /* in latent frames; -1 = no limit */
+        double keep_ratio;       /* PBSA */
+        int max_distance;        /* PBSA: in latent frames; -1 = no limit */
         int window_frames;       /* WINDOW: capacity in latent frames, current chunk and sink included */
         int sink_frames;         /* WINDOW */
+        int dense_frames;        /* of sc_config_memory's "dense" */
     } memory;
     double shift;
     int steps[SC_MAX_STEPS], step_count;
@@ -61,6 +62,20 @@ sc_status sc_config_read(sc_config *out, const char *dir, sc_error *err);
 
 /* Parse `text` (n bytes) instead; `where` stands for the file in messages. */
 sc_status sc_config_parse(sc_config *out, const char *text, size_t n, const char *where, sc_error *err);
+
+/* Run the model with another memory than its file says. NULL: as it says. Else, each with what the file names for it:
+ *   "pbsa"    tiles that fill a page best (3 x 5 x 4 at 832x480), a window of 9 latent frames, persistent blocks worth 3, keep 25 %,
+ *             ages held at 18 (a window model's max_distance of -1 says nothing: it holds no ages)
+ *   "window"  a PBSA model's window_chunks without its persistent blocks, all of it attended, no sink
+ *   "dense"   a window of dense_frames (21, what the models were trained on) without a sink
+ * Errors: SC_EINVAL for another word, and where the numbers do not fit each other. */
+sc_status sc_config_memory(sc_config *c, const char *mode, const char *where, sc_error *err);
+
+/* The largest tile of `frames` x rows x columns that fills a page of 64 tokens as far as it can and divides rows x columns, the squarest of them. */
+void sc_config_tile(int frames, int rows, int columns, int tile[3]);
+
+/* The memory in words: "window: 12 latent frames, the first 3 stay". */
+void sc_config_memory_text(const sc_config *c, char *out, size_t n);
 
 #ifdef __cplusplus
 }

@@ -34,25 +34,6 @@ static sc_status name_files(sc_status rc, const char *dir, char files[][128], in
     return sc_fail(err, SC_EINVAL, "%.160s/%.60s%s%.60s: %.220s", dir, files[0], count > 1 ? " .. " : "", count > 1 ? files[count - 1] : "", cause.text);
 }
 
-static sc_status override_memory(sc_engine *e, const sc_engine_options *o, sc_error *err) {
-    if (o->max_distance) e->cfg.memory.max_distance = o->max_distance;
-    if (!o->memory) return SC_OK;
-    if (!strcmp(o->memory, "pbsa")) {
-        e->cfg.memory.kind = SC_MEMORY_PBSA;
-        if (e->cfg.memory.tile[0] < 1) return sc_fail(err, SC_EINVAL, "memory pbsa: the model's config.json has no memory.tile");
-    } else if (!strcmp(o->memory, "window") || !strcmp(o->memory, "dense")) {
-        if (e->cfg.memory.kind == SC_MEMORY_PBSA) {
-            e->cfg.memory.window_frames = e->cfg.memory.window_chunks * e->cfg.chunk_frames;
-            e->cfg.memory.sink_frames = 0;
-        }
-        if (!strcmp(o->memory, "dense")) { e->cfg.memory.window_frames = 21; e->cfg.memory.sink_frames = 0; }
-        e->cfg.memory.kind = SC_MEMORY_WINDOW;
-    } else {
-        return sc_fail(err, SC_EINVAL, "memory %s: not one of pbsa, window, dense", o->memory);
-    }
-    return SC_OK;
-}
-
 static sc_status load_parts(sc_engine *e, const char *dir, sc_error *err) {
     const sc_config *c = &e->cfg;
     const sc_dit_shape dit = {.dim = c->dit.dim, .heads = c->dit.heads, .head_dim = c->dit.head_dim, .ffn_dim = c->dit.ffn_dim, .layers = c->dit.layers,
@@ -183,7 +164,8 @@ sc_status sc_engine_open(sc_engine **out, const sc_engine_options *o, sc_error *
     e->max_sessions = o->max_sessions < 1 ? 4 : o->max_sessions > 256 ? 256 : o->max_sessions;
     e->batch = e->max_sessions < SC_MAX_BATCH ? e->max_sessions : SC_MAX_BATCH;
     TRY(sc_config_read(&e->cfg, o->model_dir, err));
-    TRY(override_memory(e, o, err));
+    TRY(sc_config_memory(&e->cfg, o->memory, o->model_dir, err));
+    if (o->max_distance) e->cfg.memory.max_distance = o->max_distance;
     /* A model whose weights are float16 stays so on the GPU: rounding them to bf16 changes which blocks are kept. */
     const bool wan = !e->cfg.exact_sigma;
     TRY(sc_device_open(&e->dev, o->device ? o->device : "cpu", o->threads, wan ? SC_BF16 : SC_F16, err));

@@ -144,6 +144,40 @@ sc_kv_view sc_kv_view_of(const sc_kv_memory *m) {
     return (sc_kv_view){.slots = m->device, .slot_stride = m->slots, .window = m->frames * (blocks / m->layout->frames), .chunk_now = m->chunk};
 }
 
+sc_status sc_kv_recache(sc_kv_memory *m, int64_t chunk, sc_kv_view *view, bool *held, sc_error *err) {
+    const int blocks = m->layout->blocks.blocks, cf = m->layout->frames, per_frame = blocks / cf, own = m->frames - cf;
+    const int back = (int)(m->chunk - chunk);
+    int before = 0;
+
+    *view = sc_kv_view_of(m);
+    view->chunk_now = chunk;
+    if (m->rule.pbsa) {
+        view->window -= back * blocks;
+        *held = view->window > 0;
+        return SC_OK;
+    }
+    *held = false;
+    while (before < own && m->frame[before] < chunk * cf) before++;
+    for (int p = before; p < own && m->frame[p] < (chunk + 1) * cf; p++) *held = *held || p >= m->rule.sink_frames;
+    if (!*held) return SC_OK;
+    view->window = (before + cf) * per_frame;
+    m->uploaded = false;
+    for (int l = 0; l < m->layers; l++)
+        for (int h = 0; h < m->heads; h++)
+            for (int s = 0; s < m->slots; s++) {
+                const int place = s / per_frame, f = place - before;
+                int run = place, from = before;
+                if (f >= 0 && f < cf) { /* the chunk itself: to where its frame is held, else to the current chunk's pages */
+                    while (from < own && m->frame[from] < chunk * cf + f) from++;
+                    run = from < own && m->frame[from] == chunk * cf + f && from >= m->rule.sink_frames ? from : own + f;
+                }
+                const int64_t frame = f < 0 ? m->frame[place] : f < cf ? chunk * cf + f : 0;
+                *host_slot(m, l, h, s) = (sc_kv_slot){.page = page_of(m, l, h, m->group[run] * per_frame + s % per_frame), .chunk = frame / cf,
+                                                      .block = (int)(frame % cf) * per_frame + s % per_frame};
+            }
+    return upload_slots(m, err);
+}
+
 bool sc_kv_must_update(const sc_kv_memory *m) { return m->rule.pbsa && m->chunks == m->rule.window_chunks; }
 
 void sc_kv_end(sc_kv_memory *m) {

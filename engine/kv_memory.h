@@ -60,6 +60,12 @@ sc_kv_view sc_kv_view_of(const sc_kv_memory *m);
 /* PBSA: the clean pass of this chunk must update the memory (the next chunk pushes the oldest out). */
 bool sc_kv_must_update(const sc_kv_memory *m);
 
+/* For a recache, after sc_kv_begin: the view in which a clean pass of finished chunk `chunk` writes that chunk's pages again, seeing what is
+ * held of the chunks before it. PBSA: the window up to it, and P. WINDOW: sink frames stay as they are; what the chunk has of them, and
+ * frames of it that are no longer held, go to the pages of the current chunk, whose own passes write those anew. *held false: nothing of
+ * the chunk would stay, leave it out. sc_kv_begin then puts the current chunk's view in force again; both may be tried again. */
+sc_status sc_kv_recache(sc_kv_memory *m, int64_t chunk, sc_kv_view *view, bool *held, sc_error *err);
+
 /* PBSA: an update changes the slots layer by layer, on the device. Saved before the pass and restored after one that failed half way,
  * they let the pass be made again; its pages it writes anew anyhow. WINDOW: nothing to do. */
 sc_status sc_kv_save(sc_kv_memory *m, sc_error *err);

@@ -3,7 +3,7 @@
  * A prompt that arrives is encoded at once and waits; the next chunk that begins takes it. How the memory meets the new words:
  *   switch   new keys and values from this chunk on, the memory as it is
  *   blend    the embeddings move from old to new over n chunks
- *   recache  the window's pages are written again from its clean latents under the new words
+ *   recache  the window's pages are written again from its clean latents under the new words (persistent blocks and sink frames stay)
  *   flush    only the persistent blocks and the newest chunk stay
  *   cut      an empty memory: a new scene
  * Thread: engine. */
@@ -96,22 +96,20 @@ float *sc_session_past(const sc_session *s, int k) {
 /* Write the window's pages again from its clean latents under the prompt in force, oldest chunk first. */
 static sc_status recache(sc_session *s, sc_error *err) {
     sc_engine *e = s->engine;
-    const int blocks = e->layout->blocks.blocks;
-    const sc_kv_view now = sc_kv_view_of(&s->memory);
 
     for (int k = 0; k < s->past_count; k++) {
-        sc_pass_args a = {.seqs = 1, .layout = e->layout, .pages = e->pages, .mods = sc_mods_of(e, e->cfg.step_count), .sparse = true,
+        sc_pass_args a = {.seqs = 1, .layout = e->layout, .pages = e->pages, .mods = sc_mods_of(e, e->cfg.step_count), .sparse = e->rule.pbsa,
                           .capacity = e->rule.capacity};
+        bool held;
         sc_status rc;
-        a.view[0] = now;
-        a.view[0].window = (s->memory.chunks - s->past_count + k) * blocks;
-        a.view[0].chunk_now = s->memory.chunk - s->past_count + k;
+        if ((rc = sc_kv_recache(&s->memory, s->memory.chunk - s->past_count + k, &a.view[0], &held, err))) return rc;
+        if (!held) continue;
         a.keep[0] = sc_kv_keep(e->cfg.memory.keep_ratio, a.view[0].window);
         a.cross[0] = &s->prompt->cross;
         a.latent[0] = sc_session_past(s, k);
         if ((rc = sc_dit_pass(e->dit, e->work, &a, err))) return rc;
     }
-    return SC_OK;
+    return sc_kv_begin(&s->memory, err);
 }
 
 /* The waiting prompt is now in force; what the memory does about it is due. */
@@ -131,8 +129,6 @@ static void take_prompt(sc_session *s) {
 }
 
 static sc_status meet_prompt(sc_session *s, sc_error *err) {
-    sc_engine *e = s->engine;
-
     switch (s->due) {
     case SC_CUT:
         s->past_count = 0;
@@ -140,7 +136,7 @@ static sc_status meet_prompt(sc_session *s, sc_error *err) {
     case SC_FLUSH:
         if (s->past_count > 1) s->past_count = 1;
         return sc_kv_flush(&s->memory, err);
-    case SC_RECACHE: return s->past && e->rule.pbsa ? recache(s, err) : SC_OK;
+    case SC_RECACHE: /* once the chunk has its place in the window */
     case SC_SWITCH: case SC_BLEND: break;
     }
     return SC_OK;
@@ -161,10 +157,12 @@ sc_status sc_session_begin_chunk(sc_session *s, sc_error *err) {
         s->begun = true;
     }
     if ((rc = meet_prompt(s, err))) return rc;
-    s->due = SC_SWITCH;
+    if (s->due != SC_RECACHE) s->due = SC_SWITCH;
     if (s->blend.kv) sc_cross_free(e->dit, &s->blend);
     if (s->blend_from && (rc = sc_prompt_mix(e, s->blend_from, s->prompt, (double)s->blend_done / s->blend_chunks, &s->blend, err))) return rc;
     if ((rc = sc_kv_begin(&s->memory, err))) return rc;
+    if (s->due == SC_RECACHE && (rc = recache(s, err))) return rc;
+    s->due = SC_SWITCH;
     return e->dev->ops->noise(e->dev, &(sc_noise_args){.out = s->x, .count = e->latent_count, .seed = s->seed, .chunk = s->chunk, .step = 0}, err);
 }
 

@@ -178,18 +178,6 @@ static void file_list(page *p, char files[SC_SHARDS][SC_FILE_NAME], int count) {
     line(p, "]");
 }
 
-/* The largest tile of 3 x rows x columns that fills a page of 64 as far as it can and divides the picture: 3 x 5 x 4 at 832x480. */
-static void choose_tile(int rows, int columns, int *tile_rows, int *tile_columns) {
-    *tile_rows = *tile_columns = 1;
-    for (int r = 1; r <= 21; r++)
-        for (int c = 1; c * r * 3 <= 64; c++)
-            if (rows % r == 0 && columns % c == 0 &&
-                (r * c > *tile_rows * *tile_columns || (r * c == *tile_rows * *tile_columns && abs(r - c) < abs(*tile_rows - *tile_columns)))) {
-                *tile_rows = r;
-                *tile_columns = c;
-            }
-}
-
 static int square_root(int64_t v) {
     int r = 1;
     while ((int64_t)(r + 1) * (r + 1) <= v) r++;
@@ -228,11 +216,11 @@ sc_status sc_config_make(char out[SC_CONFIG_TEXT], const sc_parts *parts, const 
     else if (v[SC_S_WIDTH] != 96) line(&p, "    \"dim\": %lld,\n", (long long)v[SC_S_WIDTH]);
     line(&p, "    \"z\": %lld,\n    \"patch\": %d,\n    \"file\": \"%s\"\n  },\n", (long long)v[SC_S_Z], patch, f.decoder[0]);
     if (pbsa) {
-        int tr, tc;
         const int rows = h / (int)d[SC_S_PATCH_H], columns = w / (int)d[SC_S_PATCH_W];
-        choose_tile(rows, columns, &tr, &tc);
+        int tile[3];
+        sc_config_tile(chunk, rows, columns, tile);
         line(&p, "  \"memory\": {\n    \"kind\": \"pbsa\",\n    \"tile\": [%d, %d, %d],\n    \"window_chunks\": %d,\n    \"persistent_blocks\": %d,\n    \"keep_ratio\": 0.25,\n    \"max_distance\": 18\n  },\n",
-             chunk, tr, tc, preset->pbsa || o->window >= 0 ? (window + chunk - 1) / chunk : 3, rows / tr * (columns / tc));
+             chunk, tile[1], tile[2], preset->pbsa || o->window >= 0 ? (window + chunk - 1) / chunk : 3, rows / tile[1] * (columns / tile[2]));
     } else {
         line(&p, "  \"memory\": {\n    \"kind\": \"window\",\n    \"max_distance\": -1,\n    \"window_frames\": %d,\n    \"sink_frames\": %d\n  },\n", window, sink);
     }

@@ -251,9 +251,12 @@ static void a_wrong_value_is_refused_with_its_key(void **state) {
         {"[128, 96, 32, 32]", "[128, 96, 32]", "decoder.dec: 3 numbers, not 4", NULL},
         {"[128, 96, 32, 32]", "[128, 96, 32, 32], \"dim\": 96", "decoder.dim: belongs only where decoder.kind is \"wan_vae\"", NULL},
         {"\"z\": 16", "\"z\": 8", "decoder z: 8, but dit.in_ch is 16", NULL},
-        {"\"pbsa\"", "\"window\"", "memory.tile: belongs only where memory.kind is \"pbsa\"", NULL},
+        {"\"pbsa\"", "\"window\"", "memory.window_frames: missing", NULL},
         {"\"pbsa\"", "\"dense\"", "memory.kind: \"dense\"", NULL},
-        {"\"pbsa\"", "\"pbsa\", \"sink_frames\": 1", "memory.sink_frames: belongs only", NULL},
+        {"\"pbsa\"", "\"pbsa\", \"sink_frames\": -1", "memory.sink_frames: -1 is not in 0..", NULL},
+        {"\"pbsa\"", "\"pbsa\", \"window_frames\": 2", "memory.window_frames: 2 does not hold 0 sink frames and a chunk of 3", NULL},
+        {"\"pbsa\"", "\"pbsa\", \"window_frames\": 5, \"sink_frames\": 3", "memory.window_frames: 5 does not hold 3 sink frames and a chunk of 3", NULL},
+        {"\"pbsa\"", "\"pbsa\", \"dense_frames\": 0", "memory.dense_frames: 0 is not in 1..", NULL},
         {"[3, 5, 4]", "[2, 5, 4]", "memory.tile: 2 frames, but chunk_frames is 3", NULL},
         {"[3, 5, 4]", "[3, 5, 8]", "memory.tile: 3 x 5 x 8 is 120 tokens, a page holds 64", NULL},
         {"[3, 5, 4]", "[3, 3, 4]", "memory.tile: 3 x 4 does not divide the 10 x 16", NULL},
@@ -290,7 +293,10 @@ static void a_wrong_value_is_refused_with_its_key(void **state) {
         {"\"z\": 16", "\"z\": 16, \"mult\": [1, 2, 4, 17]", "decoder.mult: [3]: 17 is not in 1..16"},
         {"\"z\": 16", "\"z\": 16, \"blocks\": 9", "decoder.blocks: 9 is not in 1..8"},
         {"\"z\": 16", "\"z\": 16, \"dec\": [1, 1, 1, 1]", "decoder.dec: belongs only where decoder.kind is \"taehv\""},
-        {"\"sink_frames\": 3", "\"sink_frames\": 3, \"keep_ratio\": 1", "memory.keep_ratio: belongs only where memory.kind is \"pbsa\""},
+        {"\"sink_frames\": 3", "\"sink_frames\": 3, \"keep_ratio\": 2", "memory.keep_ratio: 2 is not above 0 and up to 1"},
+        {"\"sink_frames\": 3", "\"sink_frames\": 3, \"tile\": [3, 5, 4]", "memory.tile: 3 frames, but chunk_frames is 4"},
+        {"\"sink_frames\": 3", "\"sink_frames\": 3, \"tile\": [4, 7, 2]", "memory.tile: 7 x 2 does not divide the 30 x 52"},
+        {"\"sink_frames\": 3", "\"sink_frames\": 3, \"tiles\": 1", "memory.tiles: unknown key"},
     };
     static const struct { const char *from, *to, *word1; } old_cases[] = {
         {"\"enc\": 64, ", "\"encoder\": 64, ", "tae.encoder: unknown key"},
@@ -316,6 +322,81 @@ static void a_wrong_value_is_refused_with_its_key(void **state) {
         expect_refusal(old_cases[i].to, text, strlen(text), old_cases[i].word1, NULL);
         free(text);
     }
+}
+
+/* ---- another memory than the file's ------------------------------------------------------------------------------------- */
+
+static void switch_memory(sc_config *c, const char *text, const char *mode, const char *want) {
+    char words[200];
+    sc_error err = {0};
+    parse_ok(c, text, strlen(text));
+    if (sc_config_memory(c, mode, "dir", &err)) fail_msg("%s: %s", mode, err.text);
+    sc_config_memory_text(c, words, sizeof words);
+    assert_string_equal(words, want);
+}
+
+static void any_model_runs_with_any_memory(void **state) {
+    static const char published[] = "window: 21 latent frames, the first 3 stay, all attended", dense[] = "window: 21 latent frames, the first 0 stay, all attended";
+    static const char pocket[] = "persistent blocks: tiles 3x5x4, window 3 chunks, 8 blocks, keep 25 %, largest distance 18";
+    static sc_config c;
+    char *three = edited(wan, "\"chunk_frames\": 4", "\"chunk_frames\": 3"), *text;
+
+    (void)state;
+    switch_memory(&c, wan, NULL, published);
+    switch_memory(&c, wan, "window", published);
+    switch_memory(&c, wan, "dense", dense);
+    /* The paper's figures at 832x480, in chunks of 3. */
+    switch_memory(&c, three, "pbsa", "persistent blocks: tiles 3x5x4, window 3 chunks, 78 blocks, keep 25 %, largest distance 18");
+    assert_int_equal(c.memory.kind, SC_MEMORY_PBSA);
+    switch_memory(&c, wan, "pbsa", "persistent blocks: tiles 4x15x1, window 2 chunks, 78 blocks, keep 25 %, largest distance 18");
+    text = edited(three, "\"sink_frames\": 3", "\"sink_frames\": 3, \"tile\": [3, 2, 4], \"window_chunks\": 5, \"persistent_blocks\": 0, \"keep_ratio\": 0.5, \"dense_frames\": 30");
+    switch_memory(&c, text, NULL, published);
+    switch_memory(&c, text, "pbsa", "persistent blocks: tiles 3x2x4, window 5 chunks, 0 blocks, keep 50 %, largest distance 18");
+    switch_memory(&c, text, "dense", "window: 30 latent frames, the first 0 stay, all attended");
+    free(text);
+    switch_memory(&c, own, NULL, pocket);
+    switch_memory(&c, own, "pbsa", pocket);
+    switch_memory(&c, own, "window", "window: 9 latent frames, the first 0 stay, all attended");
+    switch_memory(&c, own, "dense", dense);
+    switch_memory(&c, pocket_old, "dense", dense);
+    text = edited(own, "\"pbsa\"", "\"pbsa\", \"window_frames\": 12, \"sink_frames\": 3");
+    switch_memory(&c, text, NULL, pocket);
+    switch_memory(&c, text, "window", "window: 12 latent frames, the first 3 stay, all attended");
+    free(text);
+    free(three);
+}
+
+static void a_memory_that_cannot_be_is_refused(void **state) {
+    static const struct { const char *from, *to, *mode, *words; } cases[] = {
+        {"\"fps\": 24", "\"fps\": 24", "sparse", "memory sparse: not one of pbsa, window, dense"},
+        {"\"fps\": 24", "\"fps\": 24", "", "memory : not one of"},
+        {"\"sink_frames\": 3", "\"sink_frames\": 3, \"dense_frames\": 3", "dense", "dir: memory dense: memory.dense_frames: 3 does not hold a chunk of 4"},
+        {"[60, 104]", "[958, 1018]", "pbsa", "would stay, at most 65536; name memory.tile"},
+        {"\"chunk_frames\": 4", "\"chunk_frames\": 18", "pbsa", NULL},
+    };
+    static sc_config c;
+    char *text;
+    sc_error err = {0};
+
+    (void)state;
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        text = edited(wan, cases[i].from, cases[i].to);
+        parse_ok(&c, text, strlen(text));
+        free(text);
+        if (!cases[i].words) { /* long chunks: one is the window */
+            assert_int_equal(sc_config_memory(&c, cases[i].mode, "dir", &err), SC_OK);
+            assert_int_equal(c.memory.window_chunks, 1);
+            continue;
+        }
+        assert_int_equal(sc_config_memory(&c, cases[i].mode, "dir", &err), SC_EINVAL);
+        if (!strstr(err.text, cases[i].words)) fail_msg("%s: \"%s\" lacks %s", cases[i].to, err.text, cases[i].words);
+        assert_int_equal(c.memory.kind, SC_MEMORY_WINDOW);
+    }
+    text = edited(own, "\"pbsa\"", "\"pbsa\", \"sink_frames\": 7"); /* of a window that follows from window_chunks */
+    parse_ok(&c, text, strlen(text));
+    free(text);
+    assert_int_equal(sc_config_memory(&c, "window", "dir", &err), SC_EINVAL);
+    assert_non_null(strstr(err.text, "window_frames: 9 does not hold 7 sink frames and a chunk of 3"));
 }
 
 static void text_that_is_no_json_object_is_refused_with_its_place(void **state) {
@@ -428,6 +509,8 @@ int main(void) {
         cmocka_unit_test(a_window_model_with_a_wan_vae_is_read),
         cmocka_unit_test(a_wan_vae_is_the_published_one_unless_the_file_says_otherwise),
         cmocka_unit_test(a_wrong_value_is_refused_with_its_key),
+        cmocka_unit_test(any_model_runs_with_any_memory),
+        cmocka_unit_test(a_memory_that_cannot_be_is_refused),
         cmocka_unit_test(text_that_is_no_json_object_is_refused_with_its_place),
         cmocka_unit_test(a_config_cut_anywhere_is_refused),
         cmocka_unit_test(nesting_is_taken_to_16_and_no_deeper),
