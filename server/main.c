@@ -160,7 +160,8 @@ static sc_status start(struct daemon *d, sc_error *err) {
                                              .engine_ctx = d, .viewers = viewers_changed,
                                              .http_ctx = d->http, .released = sc_http_released, .shown = sc_http_shown});
     if ((rc = sc_encoder_start(&d->encoder, d->hub, err))) return rc;
-    sc_scheduler_options o = {.engine = {.model_dir = d->model_dir, .device = c->device, .threads = c->threads, .max_sessions = c->max_sessions},
+    sc_scheduler_options o = {.engine = {.model_dir = d->model_dir, .device = c->device, .threads = c->threads, .max_sessions = c->max_sessions,
+                                         .memory = strcmp(c->memory, "model") ? c->memory : NULL},
                               .jpeg_quality = c->jpeg_quality, .idle_timeout_s = c->idle_timeout_s, .ctx = d, .ready = on_ready,
                               .failed = on_failed, .alive = on_alive};
     if ((rc = sc_scheduler_start(&d->scheduler, &o, d->hub, d->encoder, err))) return rc;

@@ -48,7 +48,7 @@ struct sc_scheduler {
     atomic_uint_least64_t longest_ns;    /* that it was there at most */
 
     sc_scheduler_options o;    /* from here on: engine thread only */
-    char model_dir[4096], device[64];
+    char model_dir[4096], device[64], memory[16];
     sc_hub *hub;
     sc_encoder *encoder;
     sc_engine *engine;
@@ -601,6 +601,10 @@ sc_status sc_scheduler_start(sc_scheduler **out, const sc_scheduler_options *o, 
     if (o->engine.device) {
         strncpy(s->device, o->engine.device, sizeof s->device - 1);
         s->o.engine.device = s->device;
+    }
+    if (o->engine.memory) {
+        strncpy(s->memory, o->engine.memory, sizeof s->memory - 1);
+        s->o.engine.memory = s->memory;
     }
     s->batches = !strcmp(s->device, "cuda"); /* a CPU gains nothing from a pass twice as long */
     s->hub = hub;
