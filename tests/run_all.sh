@@ -42,7 +42,7 @@ suite "cli" bash tests/integration/cli.sh "$build"
 for t in api hostile; do
     SPARSECASTD="$asan/server/sparsecastd" suite "daemon $t sanitized" node tests/integration/$t.mjs
 done
-SPARSECASTD="$asan/tests/fault/sparsecastd_faulty" suite "daemon fault sanitized" node tests/integration/fault.mjs
+SPARSECASTD="$build/tests/fault/sparsecastd_faulty" suite "daemon with a failing device" node tests/integration/fault.mjs
 suite "viewer modules" node tests/browser/unit.mjs
 suite "viewer page" node tests/browser/page.mjs
 SPARSECASTD="$build/server/sparsecastd" suite "viewer with the daemon" node tests/browser/daemon.mjs

@@ -30,12 +30,16 @@ static struct {
     atomic_bool armed;
     bool lost;
     long calls, counted, failed, after_loss;
+    sc_device *dev;
+    void *kept[256]; /* what was given back after a loss; given back in earnest with the next plan */
+    int kept_count;
 } sc_faulty;
 
 static inline void sc_faulty_arm(void) { atomic_store(&sc_faulty.armed, true); }
 
 /* Nothing fails until armed; counting begins then. */
 static inline void sc_faulty_plan(const sc_fault *fault, bool armed) {
+    while (sc_faulty.kept_count > 0) sc_faulty.real->release(sc_faulty.dev, sc_faulty.kept[--sc_faulty.kept_count]);
     sc_faulty.fault = *fault;
     sc_faulty.lost = false;
     sc_faulty.calls = sc_faulty.counted = sc_faulty.failed = sc_faulty.after_loss = 0;
@@ -76,6 +80,7 @@ static sc_status sc_faulty_alloc(sc_device *d, void **out, size_t bytes, sc_erro
 }
 static void sc_faulty_release(sc_device *d, void *p) {
     if (!sc_faulty.lost) sc_faulty.real->release(d, p);
+    else if (p && sc_faulty.kept_count < 256) sc_faulty.kept[sc_faulty.kept_count++] = p;
 }
 static sc_status sc_faulty_upload(sc_device *d, void *dst, const void *host, size_t n, sc_error *err) { SC_FAULTY_CALL("upload", dst, upload(d, dst, host, n, err)); }
 static sc_status sc_faulty_download(sc_device *d, void *host, const void *src, size_t n, sc_error *err) { SC_FAULTY_CALL("download", src, download(d, host, src, n, err)); }
@@ -109,6 +114,7 @@ static void sc_faulty_close(sc_device *d) {
 static inline void sc_faulty_wrap(sc_device *d) {
     sc_ops *t = &sc_faulty.table;
     sc_faulty.real = d->ops;
+    sc_faulty.dev = d;
     *t = *d->ops;
 #define SC_FAULTY_SET(name, args) if (t->name) t->name = sc_faulty_##name;
     SC_FAULTY_ARGS(SC_FAULTY_SET)
