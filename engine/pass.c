@@ -6,6 +6,8 @@
  *           x += gate2 * ffn( norm(x) mod 2 )
  *   head    -> flow
  *
+ * A norm is named by the product whose residual it reads (sc_linear_args.then), so that a device adds and normalises in one go: w->norm is
+ * ready when a part of a layer begins, and only the first layer's first norm stands alone.
  * Work memory is planned once; nothing is allocated here. A pass without a flow (the clean pass) stops in the last layer as soon as its
  * keys are written and scored: nobody reads what comes after. */
 #include "engine/devmem.h"
@@ -122,11 +124,24 @@ static sc_status update_memory(const sc_dit *d, sc_work *w, const sc_pass_args *
     return SC_OK;
 }
 
+/* The modulated norm of w->x to w->norm: shift and scale are the rows at `mod`. */
+static sc_layer_norm_args modulated(const sc_dit *d, sc_work *w, const sc_pass_args *a, const float *mod) {
+    return (sc_layer_norm_args){.x = w->x, .out = w->norm, .m = a->seqs * a->layout->tokens, .dim = d->shape.dim, .eps = (float)d->shape.eps, .shift = mod,
+                                .scale = mod + d->shape.dim, .mod_stride = (int)sc_dit_mod_row(d), .row_mod = a->row_mod};
+}
+
+/* What self attention of `layer` reads; of layer `layers`: what the head reads. */
+static sc_layer_norm_args first_norm(const sc_dit *d, sc_work *w, const sc_pass_args *a, int layer) {
+    return modulated(d, w, a, a->mods + (size_t)layer * 6 * (size_t)d->shape.dim);
+}
+
+/* From w->norm; leaves cross attention's norm there. */
 static sc_status self_attention(const sc_dit *d, sc_work *w, const sc_pass_args *a, int layer, bool stop_after_memory, sc_error *err) {
     const sc_dit_layer *l = &d->layer[layer];
     const sc_ops *ops = d->dev->ops;
     const int m = a->seqs * a->layout->tokens, dim = d->shape.dim, stride = (int)sc_dit_mod_row(d);
     const float *mod = a->mods + (size_t)layer * 6 * (size_t)dim;
+    const sc_layer_norm_args then = {.x = w->x, .out = w->norm, .m = m, .dim = dim, .eps = (float)d->shape.eps, .weight = l->norm3_w, .bias = l->norm3_b};
     sc_qkv_args qkv = {.qkv = w->qkv, .qkv_type = w->qkv_type, .seqs = a->seqs, .heads = d->shape.heads, .head_dim = d->shape.head_dim, .norm_q = l->norm_q,
                        .norm_k = l->norm_k, .eps = (float)d->shape.eps, .blocks = a->layout->blocks, .rope = a->layout->rope, .pages = a->pages,
                        .q = w->q, .rep_q = w->rep_q};
@@ -135,8 +150,6 @@ static sc_status self_attention(const sc_dit *d, sc_work *w, const sc_pass_args 
     sc_status rc;
 
     layer_views(d, a, layer, qkv.view);
-    TRY(ops->layer_norm(d->dev, &(sc_layer_norm_args){.x = w->x, .out = w->norm, .m = m, .dim = dim, .eps = (float)d->shape.eps, .shift = mod,
-                                                      .scale = mod + dim, .mod_stride = stride, .row_mod = a->row_mod}, err));
     TRY(ops->linear(d->dev, &(sc_linear_args){.w = l->qkv, .x = w->norm, .out = w->qkv, .out_type = w->qkv_type, .m = m}, err));
     TRY(ops->qkv(d->dev, &qkv, err));
     if (a->sparse) TRY(select_blocks(d, w, a, qkv.view, layer, err));
@@ -148,16 +161,17 @@ static sc_status self_attention(const sc_dit *d, sc_work *w, const sc_pass_args 
     TRY(ops->attention(d->dev, &att, err));
     TRY(update_memory(d, w, a, qkv.view, layer, err));
     TRY(ops->linear(d->dev, &(sc_linear_args){.w = l->o, .x = w->heads_out, .out = w->x, .out_type = SC_F32, .m = m, .epilogue = SC_EPI_GATED_RESIDUAL,
-                                              .gate = mod + 2 * dim, .gate_stride = stride, .row_mod = a->row_mod}, err));
+                                              .gate = mod + 2 * dim, .gate_stride = stride, .row_mod = a->row_mod, .then = &then}, err));
     tap(a, SC_TAP_AFTER_SELF, layer, w);
     return SC_OK;
 }
 
+/* From w->norm; leaves the feed-forward's norm there. */
 static sc_status cross_attention(const sc_dit *d, sc_work *w, const sc_pass_args *a, int layer, sc_error *err) {
     const sc_dit_layer *l = &d->layer[layer];
     const sc_ops *ops = d->dev->ops;
     const int m = a->seqs * a->layout->tokens, dim = d->shape.dim;
-    const float eps = (float)d->shape.eps;
+    const sc_layer_norm_args then = modulated(d, w, a, a->mods + ((size_t)layer * 6 + 3) * (size_t)dim);
     sc_cross_attention_args c = {.seqs = a->seqs, .tokens = a->layout->tokens, .heads = d->shape.heads, .head_dim = d->shape.head_dim, .q = w->q,
                                  .out = w->heads_out};
     sc_status rc;
@@ -170,28 +184,28 @@ static sc_status cross_attention(const sc_dit *d, sc_work *w, const sc_pass_args
         c.n[s] = x->rows;
         c.last_bias[s] = x->last_bias;
     }
-    TRY(ops->layer_norm(d->dev, &(sc_layer_norm_args){.x = w->x, .out = w->norm, .m = m, .dim = dim, .eps = eps, .weight = l->norm3_w, .bias = l->norm3_b}, err));
     TRY(ops->linear(d->dev, &(sc_linear_args){.w = l->cross_q, .x = w->norm, .out = w->q, .out_type = d->dev->act, .m = m}, err));
     TRY(ops->rms_norm(d->dev, &(sc_rms_norm_args){.x = w->q, .x_type = d->dev->act, .ldx = dim, .out = w->q, .out_type = d->dev->act, .m = m, .dim = dim,
-                                                  .eps = eps, .weight = l->cross_norm_q}, err));
+                                                  .eps = (float)d->shape.eps, .weight = l->cross_norm_q}, err));
     TRY(ops->cross_attention(d->dev, &c, err));
-    TRY(ops->linear(d->dev, &(sc_linear_args){.w = l->cross_o, .x = w->heads_out, .out = w->x, .out_type = SC_F32, .m = m, .epilogue = SC_EPI_RESIDUAL}, err));
+    TRY(ops->linear(d->dev, &(sc_linear_args){.w = l->cross_o, .x = w->heads_out, .out = w->x, .out_type = SC_F32, .m = m, .epilogue = SC_EPI_RESIDUAL,
+                                              .then = &then}, err));
     tap(a, SC_TAP_AFTER_CROSS, layer, w);
     return SC_OK;
 }
 
+/* From w->norm; leaves there what the next layer, or the head, begins with. */
 static sc_status feed_forward(const sc_dit *d, sc_work *w, const sc_pass_args *a, int layer, sc_error *err) {
     const sc_dit_layer *l = &d->layer[layer];
     const sc_ops *ops = d->dev->ops;
     const int m = a->seqs * a->layout->tokens, dim = d->shape.dim, stride = (int)sc_dit_mod_row(d);
     const float *mod = a->mods + ((size_t)layer * 6 + 3) * (size_t)dim;
+    const sc_layer_norm_args then = first_norm(d, w, a, layer + 1);
     sc_status rc;
 
-    TRY(ops->layer_norm(d->dev, &(sc_layer_norm_args){.x = w->x, .out = w->norm, .m = m, .dim = dim, .eps = (float)d->shape.eps, .shift = mod,
-                                                      .scale = mod + dim, .mod_stride = stride, .row_mod = a->row_mod}, err));
     TRY(ops->linear(d->dev, &(sc_linear_args){.w = l->ffn_up, .x = w->norm, .out = w->ffn, .out_type = d->dev->act, .m = m, .epilogue = SC_EPI_GELU}, err));
     TRY(ops->linear(d->dev, &(sc_linear_args){.w = l->ffn_down, .x = w->ffn, .out = w->x, .out_type = SC_F32, .m = m, .epilogue = SC_EPI_GATED_RESIDUAL,
-                                              .gate = mod + 2 * dim, .gate_stride = stride, .row_mod = a->row_mod}, err));
+                                              .gate = mod + 2 * dim, .gate_stride = stride, .row_mod = a->row_mod, .then = &then}, err));
     tap(a, SC_TAP_OUT, layer, w);
     return SC_OK;
 }
@@ -200,11 +214,8 @@ static sc_status head(const sc_dit *d, sc_work *w, const sc_pass_args *a, sc_err
     const sc_layout *l = a->layout;
     const sc_ops *ops = d->dev->ops;
     const int dim = d->shape.dim;
-    const float *mod = a->mods + (size_t)d->shape.layers * 6 * (size_t)dim;
     sc_status rc;
 
-    TRY(ops->layer_norm(d->dev, &(sc_layer_norm_args){.x = w->x, .out = w->norm, .m = a->seqs * l->tokens, .dim = dim, .eps = (float)d->shape.eps,
-                                                      .shift = mod, .scale = mod + dim, .mod_stride = (int)sc_dit_mod_row(d), .row_mod = a->row_mod}, err));
     for (int s = 0; s < a->seqs; s++) {
         TRY(ops->linear(d->dev, &(sc_linear_args){.w = d->head, .x = sc_act_at(d->dev, w->norm, (size_t)s * (size_t)l->tokens * (size_t)dim), .out = w->head,
                                                   .out_type = SC_F32, .m = l->tokens}, err));
@@ -216,10 +227,12 @@ static sc_status head(const sc_dit *d, sc_work *w, const sc_pass_args *a, sc_err
 
 sc_status sc_dit_pass(const sc_dit *d, sc_work *w, const sc_pass_args *a, sc_error *err) {
     const bool memory_only = !a->flow[0];
+    const sc_layer_norm_args norm = first_norm(d, w, a, 0);
     sc_status rc;
 
     assert(a->seqs >= 1 && a->seqs <= w->batch && a->layout->tokens == w->tokens);
     TRY(embed(d, w, a, err));
+    TRY(d->dev->ops->layer_norm(d->dev, &norm, err));
     for (int i = 0; i < d->shape.layers; i++) {
         const bool stop = memory_only && i == d->shape.layers - 1;
         TRY(self_attention(d, w, a, i, stop, err));

@@ -71,19 +71,6 @@ typedef enum {
     SC_EPI_GATED_RESIDUAL /* out (f32) += gate[row_mod[row]][col] * y */
 } sc_epilogue;
 
-/* y[m][rows] = x[m][cols] . w^T + bias, then the epilogue. */
-typedef struct {
-    const sc_matrix *w;
-    const void *x;          /* act [m][cols] */
-    void *out;              /* [m][rows]; type out_type (SC_F32 or the act type); residuals are f32 and in place */
-    sc_dtype out_type;
-    int m;
-    sc_epilogue epilogue;
-    const float *gate;      /* f32, gate[i * gate_stride + col] */
-    int gate_stride;
-    const int32_t *row_mod; /* [m] index of the modulation row of each token; NULL = all 0 */
-} sc_linear_args;
-
 /* out[i] = norm(x[i]) with norm(x) = (x - mean) / sqrt(var + eps), then * weight + bias when weight is given, then
  * * (1 + scale[r]) + shift[r] when scale is given, r = row_mod[i]. */
 typedef struct {
@@ -97,6 +84,21 @@ typedef struct {
     int mod_stride;
     const int32_t *row_mod;      /* [m] or NULL */
 } sc_layer_norm_args;
+
+/* y[m][rows] = x[m][cols] . w^T + bias, then the epilogue. `then`, only with one of the residuals, is the layer norm that follows: it sees
+ * what the epilogue left in out, as if layer_norm had been called next, and its x is out, its m is m, its dim the rows of w. */
+typedef struct {
+    const sc_matrix *w;
+    const void *x;          /* act [m][cols] */
+    void *out;              /* [m][rows]; type out_type (SC_F32 or the act type); residuals are f32 and in place */
+    sc_dtype out_type;
+    int m;
+    sc_epilogue epilogue;
+    const float *gate;      /* f32, gate[i * gate_stride + col] */
+    int gate_stride;
+    const int32_t *row_mod; /* [m] index of the modulation row of each token; NULL = all 0 */
+    const sc_layer_norm_args *then; /* or NULL; then->out overlaps neither x nor out */
+} sc_linear_args;
 
 /* out[i] = x[i] / sqrt(mean(x[i]^2) + eps) * weight, over the whole row. x: x_type (f32 or act) with row stride ldx elements. */
 typedef struct {

@@ -103,8 +103,8 @@ sc_status sc_fast_linear(sc_device *dev, const sc_linear_args *a, sc_error *err)
     linear_run run = {.a = a, .kern = cpu->kern, .rows = ROWS, .cols = (COLS + cpu->kern->nr - 1) / cpu->kern->nr * cpu->kern->nr};
     int down, want = 4 * sc_pool_threads(cpu->pool), n = a->w->w.n;
 
-    (void)err;
     assert(a->out_type == SC_F32);
+    assert(!a->then || (a->epilogue >= SC_EPI_RESIDUAL && a->then->x == a->out && a->then->m == a->m && a->then->dim == n));
     for (;;) { /* small products are cut finer, so that all cores get some */
         run.across = (n + run.cols - 1) / run.cols;
         down = (a->m + run.rows - 1) / run.rows;
@@ -114,5 +114,5 @@ sc_status sc_fast_linear(sc_device *dev, const sc_linear_args *a, sc_error *err)
         else break;
     }
     sc_pool_run(cpu->pool, linear_item, &run, run.across * down);
-    return SC_OK;
+    return a->then ? sc_fast_layer_norm(dev, a->then, err) : SC_OK;
 }

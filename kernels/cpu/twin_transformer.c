@@ -70,8 +70,8 @@ sc_status sc_twin_linear(sc_device *dev, const sc_linear_args *a, sc_error *err)
     const float *x = a->x;
     float *out = a->out;
 
-    (void)dev, (void)err;
     assert(a->out_type == SC_F32);
+    assert(!a->then || (a->epilogue >= SC_EPI_RESIDUAL && a->then->x == out && a->then->m == a->m && a->then->dim == w->rows));
     for (int i = 0; i < a->m; i++) {
         const float *gate = a->gate ? a->gate + (size_t)(a->row_mod ? a->row_mod[i] : 0) * (size_t)a->gate_stride : NULL;
         for (int n = 0; n < w->rows; n++) {
@@ -86,7 +86,7 @@ sc_status sc_twin_linear(sc_device *dev, const sc_linear_args *a, sc_error *err)
             }
         }
     }
-    return SC_OK;
+    return a->then ? sc_twin_layer_norm(dev, a->then, err) : SC_OK;
 }
 
 sc_status sc_twin_gather(sc_device *dev, float *out, const sc_matrix *table, const int32_t *rows_host, int n, sc_error *err) {

@@ -40,6 +40,11 @@ struct sc_cuda {
 sc_status sc_cuda_attention_init(struct sc_cuda *dev, sc_error *err);
 void sc_cuda_attention_destroy(struct sc_cuda *dev);
 
+/* norms.cu, for linear.cu: norm->x += gate[gate_mod[row]] * y (y [m][dim] of y_type; gate NULL: 1; gate_mod NULL: row 0), then norm, in one
+ * kernel. False, and nothing done: it has none for these sizes or addresses. */
+bool sc_cuda_add_norm(struct sc_cuda *dev, const void *y, sc_dtype y_type, const float *gate, int gate_stride, const int32_t *gate_mod,
+                      const sc_layer_norm_args *norm);
+
 sc_status sc_cuda_linear(sc_device *, const sc_linear_args *, sc_error *);
 sc_status sc_cuda_layer_norm(sc_device *, const sc_layer_norm_args *, sc_error *);
 sc_status sc_cuda_rms_norm(sc_device *, const sc_rms_norm_args *, sc_error *);

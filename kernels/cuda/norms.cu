@@ -1,11 +1,14 @@
-/* norms.cu - LayerNorm with modulation, RMSNorm, and the elementwise operations around them.
+/* norms.cu - LayerNorm with modulation, alone or behind the addition to the residual, RMSNorm, and the elementwise operations around them.
  *
  * Bound: bytes. A row of f32 is read once and kept in registers between the statistics and the output: one CTA of 128 threads a
  * row, VEC groups of four channels a thread (16-byte loads), VEC a template argument that the launcher picks from the width, so
  * that the row stays in registers. The variance is the mean of squared distances, from the registers, as the twin has it.
  * Widths that are no multiple of four, or wider than 6144, or unaligned operands take the plain kernels that read the row again.
  *
- *   bytes a row: layer_norm dim * (4 + 2), rms_norm dim * (2 + 2); the modulation rows stay in L2.
+ * The addition with the norm that follows has one thread for eight channels: what it adds, it keeps for the norm. The product is read and x
+ * written for the last time in a while (evict first), which leaves L2 to the norm that the next product reads.
+ *
+ *   bytes a row: layer_norm dim * (4 + 2), rms_norm dim * (2 + 2), add_norm dim * (2 + 4 + 4 + 2); the modulation rows stay in L2.
  * Thread: engine; asynchronous on the device's stream. */
 #include "kernels/cuda/act.cuh"
 #include "kernels/cuda/cuda.h"
@@ -81,6 +84,83 @@ template <class O> __global__ static void __launch_bounds__(ROW_THREADS) layer_n
     }
 }
 
+/* x += gate * y, out = norm(x). */
+struct add_norm_args {
+    sc_layer_norm_args norm;
+    const void *y;         /* [m][dim] */
+    const float *gate;     /* or NULL: 1 */
+    int gate_stride;
+    const int32_t *gate_mod;
+};
+
+/* Eight neighbours that nobody reads again. */
+template <class T> __device__ __forceinline__ void load8_last(float v[8], const T *p) {
+    const uint4 u = __ldcs((const uint4 *)p);
+    const float2 a = unpack2<T>(u.x), b = unpack2<T>(u.y), c = unpack2<T>(u.z), d = unpack2<T>(u.w);
+    v[0] = a.x, v[1] = a.y, v[2] = b.x, v[3] = b.y, v[4] = c.x, v[5] = c.y, v[6] = d.x, v[7] = d.y;
+}
+template <> __device__ __forceinline__ void load8_last<float>(float v[8], const float *p) {
+    const float4 a = __ldcs((const float4 *)p), b = __ldcs((const float4 *)p + 1);
+    v[0] = a.x, v[1] = a.y, v[2] = a.z, v[3] = a.w, v[4] = b.x, v[5] = b.y, v[6] = b.z, v[7] = b.w;
+}
+
+/* One CTA a row, VEC groups of eight channels a thread. */
+template <class T, class O, int COUNT, int VEC>
+__global__ static void __launch_bounds__(COUNT) add_norm_kernel(const __grid_constant__ add_norm_args a) {
+    __shared__ float part[2][COUNT / 32];
+    const int row = blockIdx.x, groups = a.norm.dim / 8;
+    const T *y = (const T *)a.y + (size_t)row * a.norm.dim;
+    float *x = (float *)a.norm.x + (size_t)row * a.norm.dim;
+    const float *gate = a.gate ? a.gate + (size_t)(a.gate_mod ? a.gate_mod[row] : 0) * a.gate_stride : NULL;
+    float v[VEC][8], sum = 0, square = 0;
+#pragma unroll
+    for (int i = 0; i < VEC; i++) {
+        const int g = threadIdx.x + i * COUNT;
+#pragma unroll
+        for (int j = 0; j < 8; j++) v[i][j] = 0;
+        if (g >= groups) continue;
+        float add[8], k[8];
+        load8_last<T>(add, y + 8 * g);
+        load8<float>(v[i], x + 8 * g);
+        if (gate) load8<float>(k, gate + 8 * g);
+#pragma unroll
+        for (int j = 0; j < 8; j++) sum += v[i][j] = gate ? v[i][j] + k[j] * add[j] : v[i][j] + add[j];
+        __stcs((float4 *)(x + 8 * g), make_float4(v[i][0], v[i][1], v[i][2], v[i][3]));
+        __stcs((float4 *)(x + 8 * g) + 1, make_float4(v[i][4], v[i][5], v[i][6], v[i][7]));
+    }
+    const float mean = cta_sum<COUNT>(sum, part[0]) / a.norm.dim;
+#pragma unroll
+    for (int i = 0; i < VEC; i++)
+        if (threadIdx.x + i * COUNT < groups)
+#pragma unroll
+            for (int j = 0; j < 8; j++) square += (v[i][j] - mean) * (v[i][j] - mean);
+    const float scale = 1.0f / sqrtf(cta_sum<COUNT>(square, part[1]) / a.norm.dim + a.norm.eps);
+    const size_t mod = (size_t)(a.norm.row_mod ? a.norm.row_mod[row] : 0) * a.norm.mod_stride;
+#pragma unroll
+    for (int i = 0; i < VEC; i++) {
+        const int g = threadIdx.x + i * COUNT;
+        if (g >= groups) continue;
+        float p[8], s[8];
+#pragma unroll
+        for (int j = 0; j < 8; j++) v[i][j] = (v[i][j] - mean) * scale;
+        if (a.norm.weight) {
+            load8<float>(p, a.norm.weight + 8 * g);
+#pragma unroll
+            for (int j = 0; j < 8; j++) s[j] = 0;
+            if (a.norm.bias) load8<float>(s, a.norm.bias + 8 * g);
+#pragma unroll
+            for (int j = 0; j < 8; j++) v[i][j] = v[i][j] * p[j] + s[j];
+        }
+        if (a.norm.scale) {
+            load8<float>(p, a.norm.scale + mod + 8 * g);
+            load8<float>(s, a.norm.shift + mod + 8 * g);
+#pragma unroll
+            for (int j = 0; j < 8; j++) v[i][j] = v[i][j] * (1.0f + p[j]) + s[j];
+        }
+        store8<O>((O *)a.norm.out + (size_t)row * a.norm.dim + 8 * g, v[i]);
+    }
+}
+
 template <class X, class O, int VEC>
 __global__ static void __launch_bounds__(ROW_THREADS) rms_norm_kernel(sc_rms_norm_args a) {
     __shared__ float part[ROW_THREADS / 32];
@@ -151,6 +231,24 @@ template <class X, class O> static void launch_rms_norm(const sc_rms_norm_args *
     case 12: rms_norm_kernel<X, O, 12><<<a->m, ROW_THREADS, 0, stream>>>(*a); break;
     default: rms_norm_plain<X, O><<<a->m, ROW_THREADS, 0, stream>>>(*a);
     }
+}
+
+template <class T, class O> static void launch_add_norm(const add_norm_args *a, cudaStream_t stream) {
+    if (a->norm.dim <= 512) add_norm_kernel<T, O, 64, 1><<<a->norm.m, 64, 0, stream>>>(*a);
+    else if (a->norm.dim <= 1536) add_norm_kernel<T, O, 192, 1><<<a->norm.m, 192, 0, stream>>>(*a);
+    else add_norm_kernel<T, O, 320, 2><<<a->norm.m, 320, 0, stream>>>(*a);
+}
+
+extern "C" bool sc_cuda_add_norm(struct sc_cuda *c, const void *y, sc_dtype y_type, const float *gate, int gate_stride, const int32_t *gate_mod,
+                                 const sc_layer_norm_args *norm) {
+    const add_norm_args a = {*norm, y, gate, gate_stride, gate_mod};
+    assert(y_type == SC_F32 || (y_type == SC_BF16 && c->base.act == SC_BF16)); /* f16 models add in f32 */
+    const bool fits = norm->dim % 8 == 0 && norm->dim <= 5120 && norm->mod_stride % 4 == 0 && (!gate || gate_stride % 4 == 0) && !norm->out_f32 &&
+                      aligned16(norm->x, norm->out, norm->weight, norm->bias, norm->shift, norm->scale) && aligned16(y, gate, NULL, NULL, NULL, NULL);
+    if (!fits) return false;
+    if (y_type == SC_F32) SC_ACT_CALL(c->base.act, (launch_add_norm<float, T>(&a, c->stream)));
+    else launch_add_norm<__nv_bfloat16, __nv_bfloat16>(&a, c->stream);
+    return true;
 }
 
 extern "C" sc_status sc_cuda_layer_norm(sc_device *dev, const sc_layer_norm_args *a, sc_error *err) {

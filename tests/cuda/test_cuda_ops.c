@@ -11,9 +11,10 @@ static sc_dtype act;
 /* ---- linear ------------------------------------------------------------------------------------------------------------- */
 
 /* Weights that f32, f16 and bf16 all hold. */
+/* Values that bf16 and f16 both hold exactly, small ones too. */
 static float *weights(size_t n, float scale) {
     float *w = malloc(n * 4 + 4);
-    for (size_t i = 0; i < n; i++) w[i] = rounded(normal_number() * scale, SC_BF16);
+    for (size_t i = 0; i < n; i++) w[i] = rounded(rounded(normal_number() * scale, SC_BF16), SC_F16);
     return w;
 }
 
@@ -47,34 +48,52 @@ static void drop_matrices(matrices *m) {
     cuda->ops->matrix_destroy(cuda, m->cuda);
 }
 
+/* One product; form: output f32 or act, gate of one row or by row_mod. then: the norm behind a residual, with weight and bias or with modulation, out_f32 by form. */
+static void linear_case(const matrices *w, int m, int cols, sc_epilogue epilogue, int form, bool then) {
+    const bool adds = epilogue >= SC_EPI_RESIDUAL, gated = epilogue == SC_EPI_GATED_RESIDUAL;
+    const sc_dtype type = adds || form ? SC_F32 : act, norm_type = form == 2 ? SC_F32 : act;
+    const size_t rows = (size_t)w->rows, count = (size_t)m * rows;
+    const int stride = w->rows + (then ? 4 : 1);
+    int32_t *mod = calloc((size_t)m, sizeof *mod);
+    for (int r = 0; r < m; r++) mod[r] = (r * 7 + 1) % 3;
+    buffer x = input((size_t)m * (size_t)cols, act, 1), out = adds ? input(count, SC_F32, 4) : output(count, type), gate = input(3 * rows + 12, SC_F32, 1);
+    buffer row = words((size_t)m, mod), shift = input(6 * rows + 24, SC_F32, 1), norm = output(count, norm_type);
+    sc_linear_args t = {.w = w->twin, .x = x.host, .out = out.host, .out_type = SC_F32, .m = m, .epilogue = epilogue, .gate_stride = stride};
+    sc_layer_norm_args nt = {.x = out.host, .out = norm.host, .out_f32 = true, .m = m, .dim = w->rows, .eps = 1e-6f}, nc;
+    if (gated) t.gate = gate.host, t.row_mod = form ? (int32_t *)row.host : NULL;
+    if (gated) nt.shift = shift.host, nt.scale = shift.host + stride, nt.mod_stride = 2 * stride, nt.row_mod = form ? (int32_t *)row.host : NULL;
+    else nt.weight = shift.host, nt.bias = form ? shift.host + stride : NULL;
+    sc_linear_args c = t;
+    nc = nt;
+    c.w = w->cuda, c.x = x.dev, c.out = out.dev, c.out_type = type;
+    nc.x = out.dev, nc.out = norm.dev, nc.out_f32 = norm_type == SC_F32;
+    if (t.gate) c.gate = gate.dev;
+    if (t.row_mod) c.row_mod = row.dev;
+    if (nt.shift) nc.shift = shift.dev, nc.scale = (float *)shift.dev + stride;
+    if (nt.row_mod) nc.row_mod = row.dev;
+    if (nt.weight) nc.weight = shift.dev;
+    if (nt.bias) nc.bias = (float *)shift.dev + stride;
+    if (then) t.then = &nt, c.then = &nc;
+    BOTH(linear, &t, &c);
+    char what[96];
+    snprintf(what, sizeof what, "linear %d x %d x %d epilogue %d form %d%s", m, w->rows, cols, epilogue, form, then ? " then norm" : "");
+    /* A sum may pass through the card's type, which is why the residual is larger than what is added: in a single value the two could cancel; GELU and SiLU are approximations there. */
+    same(what, &out, epilogue == SC_EPI_NONE ? tolerance_of(type) : tolerance_of(act));
+    if (then && w->rows > 2) same(what, &norm, tolerance_of(act)); /* one or two values: mean and value cancel */
+    else drop(&norm);
+    drop(&x), drop(&gate), drop(&row), drop(&shift);
+    free(mod);
+}
+
 static void test_linear(void) {
-    static const int shapes[][4] = {/* m, rows, cols, parts */ {1, 1, 1, 1}, {3, 7, 5, 1}, {17, 64, 192, 1}, {480, 384, 64, 1}, {65, 129, 131, 1}, {33, 128, 256, 3}, {15, 1152, 384, 1}};
+    static const int shapes[][4] = {/* m, rows, cols, parts */ {1, 1, 1, 1}, {3, 7, 5, 1}, {17, 64, 192, 1}, {480, 384, 64, 1}, {65, 129, 131, 1}, {33, 128, 256, 3}, {15, 1152, 384, 1},
+        {33, 1536, 64, 1}, {5, 1544, 16, 1}, {9, 5120, 32, 1}, {3, 5128, 8, 1}};
     for (size_t i = 0; i < sizeof shapes / sizeof *shapes; i++) {
-        const int m = shapes[i][0], cols = shapes[i][2];
-        matrices w = make_matrices(shapes[i][1], cols, shapes[i][3]);
-        const size_t count = (size_t)m * (size_t)w.rows;
+        matrices w = make_matrices(shapes[i][1], shapes[i][2], shapes[i][3]);
         for (int epilogue = SC_EPI_NONE; epilogue <= SC_EPI_GATED_RESIDUAL; epilogue++)
-            for (int form = 0; form < 2; form++) { /* output f32 or act; gate of one row or by row_mod */
-                const bool adds = epilogue >= SC_EPI_RESIDUAL;
-                const sc_dtype type = adds || form ? SC_F32 : act;
-                int32_t *mod = calloc((size_t)m, sizeof *mod);
-                for (int r = 0; r < m; r++) mod[r] = (r * 7 + 1) % 3;
-                buffer x = input((size_t)m * (size_t)cols, act, 1), out = adds ? input(count, SC_F32, 1) : output(count, type), gate = input(3 * (size_t)w.rows + 4, SC_F32, 1);
-                buffer row = words((size_t)m, mod);
-                sc_linear_args t = {.w = w.twin, .x = x.host, .out = out.host, .out_type = SC_F32, .m = m, .epilogue = (sc_epilogue)epilogue, .gate_stride = w.rows + 1};
-                if (epilogue == SC_EPI_GATED_RESIDUAL) t.gate = gate.host, t.row_mod = form ? (int32_t *)row.host : NULL;
-                sc_linear_args c = t;
-                c.w = w.cuda, c.x = x.dev, c.out = out.dev, c.out_type = type;
-                if (t.gate) c.gate = gate.dev;
-                if (t.row_mod) c.row_mod = row.dev;
-                BOTH(linear, &t, &c);
-                char what[80];
-                snprintf(what, sizeof what, "linear %d x %d x %d epilogue %d form %d", m, w.rows, cols, epilogue, form);
-                /* A sum may pass through the card's type; GELU and SiLU are approximations there. */
-                same(what, &out, epilogue == SC_EPI_NONE ? tolerance_of(type) : tolerance_of(act));
-                drop(&x), drop(&gate), drop(&row);
-                free(mod);
-            }
+            for (int form = 0; form < 2; form++) linear_case(&w, shapes[i][0], shapes[i][2], (sc_epilogue)epilogue, form, false);
+        for (int epilogue = SC_EPI_RESIDUAL; epilogue <= SC_EPI_GATED_RESIDUAL; epilogue++)
+            for (int form = 0; form < 3; form++) linear_case(&w, shapes[i][0], shapes[i][2], (sc_epilogue)epilogue, form, true);
         drop_matrices(&w);
     }
 }

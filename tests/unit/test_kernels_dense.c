@@ -47,6 +47,37 @@ static void linear_layers_match_the_twin_on_the_pocket_models_shapes(void **stat
     linear_matches_twin(p, 480, 384, 1024, SC_EPI_GATED_RESIDUAL, true, true);
 }
 
+static void a_norm_behind_a_residual_is_the_norm_called_next(void **state) {
+    enum { M = 37, N = 129, K = 65, STRIDE = 2 * N + 3 };
+    FIXTURE;
+    float *w = random_floats(N * K, 1), *x = random_floats(M * K, 2), *start = random_floats(M * N, 3), *mod = random_floats(3 * STRIDE, 4), *weight = random_floats(N, 5);
+    int32_t row_mod[M];
+    const sc_matrix_desc d = {.parts = 1, .cols = K, .rows = {N}, .data = {w}};
+    sc_device *both[2] = {p->twin, p->fast};
+    for (int i = 0; i < M; i++) row_mod[i] = i % 3;
+    for (int i = 0; i < 2; i++)
+        for (int gated = 0; gated < 2; gated++) {
+            float *sum[2] = {guarded(M * N), guarded(M * N)}, *norm[2] = {guarded(M * N), guarded(M * N)};
+            sc_matrix *m;
+            assert_int_equal(both[i]->ops->matrix_create(both[i], &m, &d, NULL), SC_OK);
+            for (int at_once = 0; at_once < 2; at_once++) {
+                sc_layer_norm_args n = {.x = sum[at_once], .out = norm[at_once], .out_f32 = true, .m = M, .dim = N, .eps = 1e-6f};
+                sc_linear_args a = {.w = m, .x = x, .out = sum[at_once], .m = M, .epilogue = gated ? SC_EPI_GATED_RESIDUAL : SC_EPI_RESIDUAL, .gate = mod, .gate_stride = STRIDE,
+                                    .row_mod = row_mod, .then = at_once ? &n : NULL};
+                if (gated) n.shift = mod, n.scale = mod + N, n.mod_stride = STRIDE, n.row_mod = row_mod;
+                else n.weight = weight;
+                memcpy(sum[at_once], start, M * N * sizeof(float));
+                assert_int_equal(both[i]->ops->linear(both[i], &a, NULL), SC_OK);
+                if (!at_once) assert_int_equal(both[i]->ops->layer_norm(both[i], &n, NULL), SC_OK);
+            }
+            assert_memory_equal(sum[0], sum[1], M * N * sizeof(float));
+            assert_memory_equal(norm[0], norm[1], M * N * sizeof(float));
+            both[i]->ops->matrix_destroy(both[i], m);
+            for (int k = 0; k < 2; k++) release_guarded(sum[k], M * N), release_guarded(norm[k], M * N);
+        }
+    release_guarded(w, N * K), release_guarded(x, M * K), release_guarded(start, M * N), release_guarded(mod, 3 * STRIDE), release_guarded(weight, N);
+}
+
 static void weights_of_half_precision_are_widened_exactly(void **state) {
     static const uint16_t half[6] = {0x3c00, 0x8001, 0x7bff, 0x0400, 0xc500, 0x3555}, bias[2] = {0x3f80, 0xc000}; /* f16 [2][3], bf16 [2] */
     static const float one[3] = {1, 0, 0};
@@ -197,6 +228,7 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(linear_layers_match_the_twin_on_awkward_shapes),
         cmocka_unit_test(linear_layers_match_the_twin_on_the_pocket_models_shapes),
+        cmocka_unit_test(a_norm_behind_a_residual_is_the_norm_called_next),
         cmocka_unit_test(weights_of_half_precision_are_widened_exactly),
         cmocka_unit_test(results_do_not_depend_on_the_number_of_threads),
         cmocka_unit_test(packed_products_overwrite_or_accumulate_with_strides),
