@@ -1,22 +1,27 @@
-/* qkv.cu - from the fused q|k|v product to rotated queries, pages of keys and values, and block means.
+/* qkv.cu - what happens between the fused product and attention: norms, the in-chunk rotation, pages, representatives.
  *
- * Two kernels. `row_scale` reads the q and k halves of a row once and leaves 1 / sqrt(mean square + eps) of both (f32 [rows][2])
- * in the workspace: RMSNorm runs over all heads, which later CTAs do not see. `heads` has one CTA per (block, head,
- * sequence): 16 lanes hold the 128 dims of a token, 8 each (16-byte accesses), 8 tokens at a time. It scales, rotates, writes q and
- * the page rows, and keeps per-thread sums of the rotated, unrounded q and k; the sums of the 8 token groups are added in a fixed
- * order at the end, so the means are the same in every run. Heads of another size take the plain kernels of the same names.
+ * The norm of q and k runs over the whole width, so a row's heads need each other's sums of squares. Heads of 128 channels:
+ *   compute capability 9.0: one kernel, one read. A block belongs to a cluster of six CTAs, its rows dealt out to them one by one, a CTA
+ *     has all heads of its rows: a thread holds the same eight channels of q, k and v (16-byte accesses) of two rows at a time, in registers
+ *     while the CTA adds up the squares of both. Then it scales, rotates, writes q and the page rows, and keeps sums of the rotated,
+ *     unrounded q and k. The CTAs add those through distributed shared memory in the order of their ranks, each for a share of the
+ *     channels, so the means are the same in every run. Six, since the 78 clusters of 832x480 then fit at once (four CTAs a multiprocessor).
+ *   older cards: two kernels. row_scale makes the two factors of every row; then one CTA per (block, head, sequence) reads its rows again,
+ *     16 threads a row, 8 tokens at a time, and the sums of the 8 token groups are added in a fixed order.
+ * Heads of another size take the plain kernels.
  *
- * Bound: bytes. Per token 3 * width in twice (the second time mostly from L2) and 3 * width out, act type: 4680 tokens of width
- * 1536 move 130 MB, 45 us at 3 TB/s.
+ * Bound: bytes. Per token 3 * width in and 3 * width out, act type: 4680 tokens of width 1536 move 86 MB, 30 us at 2.9 TB/s; what the
+ * product left in L2 is not read from memory.
  * Thread: engine; asynchronous on the device's stream. */
 #include "kernels/cuda/act.cuh"
 #include "kernels/cuda/cuda.h"
+#include "kernels/cuda/launch.cuh"
 
 #include <assert.h>
 
 using namespace sc;
 
-enum { THREADS = 128, LANES = 16, GROUPS = THREADS / LANES, DIM = 128 };
+enum { THREADS = 128, LANES = 16, GROUPS = THREADS / LANES, DIM = 128, CLUSTER = 6, ROWS = 2, WIDEST = 5120 };
 
 template <class X> __global__ static void __launch_bounds__(THREADS) row_scale_kernel(float2 *scale, const X *qkv, int width, float eps) {
     __shared__ float part[2][THREADS / 32];
@@ -43,6 +48,7 @@ typedef struct {
     void *q, *k, *v;
     float *rep_q, *rep_k;
     int heads, tokens, blocks, page_rows;
+    float eps;
     struct { const sc_kv_slot *slots; int stride, own; } view[SC_MAX_BATCH]; /* own: index of the first slot of the own chunk */
 } heads_args;
 
@@ -94,6 +100,106 @@ template <class X, class T> __global__ static void __launch_bounds__(THREADS) he
     a.rep_k[(size_t)page * DIM + threadIdx.x] = k / length;
 }
 
+/* Eight neighbours as they lie in memory: half the registers that floats would take while a row waits for its sum. */
+template <class X> struct eight {
+    uint4 u;
+    __device__ void load(const X *p) { u = *(const uint4 *)p; }
+    __device__ void get(float v[8]) const { load8<X>(v, (const X *)&u); }
+};
+template <> struct eight<float> {
+    float u[8];
+    __device__ void load(const float *p) { load8<float>(u, p); }
+    __device__ void get(float v[8]) const {
+#pragma unroll
+        for (int j = 0; j < 8; j++) v[j] = u[j];
+    }
+};
+
+/* Grid (CLUSTER, blocks, seqs); width / 8 threads, rounded up to whole warps; dynamic shared memory: the sums of q and of k, [2][width]. */
+template <class X, class T, int COUNT> __global__ static void __launch_bounds__(COUNT, COUNT > 192 ? 1 : sizeof(X) == 4 ? 3 : 4) block_kernel(const __grid_constant__ heads_args a) {
+    extern __shared__ __align__(16) float sums[];
+    __shared__ float part[2][2 * ROWS][COUNT / 32];
+    const int rank = blockIdx.x, b = blockIdx.y, s = blockIdx.z, first = a.start[b], length = a.start[b + 1] - first, width = a.heads * DIM;
+    const int col = threadIdx.x * 8, h = col / DIM, d = col % DIM, warp = threadIdx.x / 32, warps = blockDim.x / 32;
+    const bool mine = col < width;
+    const sc_kv_slot *slots = a.view[s].slots + a.view[s].own + b;
+    const size_t head = (size_t)s * a.heads + h, page_at = mine ? (size_t)slots[(size_t)h * a.view[s].stride].page * a.page_rows * DIM + d : 0;
+    float sum_q[8] = {}, sum_k[8] = {};
+    for (int t0 = rank, turn = 0; t0 < length; t0 += ROWS * CLUSTER, turn ^= 1) {
+        eight<X> q[ROWS], k[ROWS], v[ROWS];
+        float x[8], square[2 * ROWS] = {};
+#pragma unroll
+        for (int r = 0; r < ROWS; r++) {
+            const int t = t0 + r * CLUSTER;
+            if (!mine || t >= length) continue;
+            const X *from = (const X *)a.qkv + ((size_t)s * a.tokens + first + t) * 3 * width + col;
+            q[r].load(from);
+            k[r].load(from + width);
+            v[r].load(from + 2 * width);
+        }
+#pragma unroll
+        for (int r = 0; r < ROWS; r++) {
+            if (mine && t0 + r * CLUSTER < length) {
+                q[r].get(x);
+#pragma unroll
+                for (int j = 0; j < 8; j++) square[2 * r] += x[j] * x[j];
+                k[r].get(x);
+#pragma unroll
+                for (int j = 0; j < 8; j++) square[2 * r + 1] += x[j] * x[j];
+            }
+            square[2 * r] = warp_sum(square[2 * r]);
+            square[2 * r + 1] = warp_sum(square[2 * r + 1]);
+        }
+        if (threadIdx.x % 32 == 0)
+#pragma unroll
+            for (int i = 0; i < 2 * ROWS; i++) part[turn][i][warp] = square[i];
+        __syncthreads();
+#pragma unroll
+        for (int i = 0; i < 2 * ROWS; i++) {
+            float all = 0;
+            for (int w = 0; w < warps; w++) all += part[turn][i][w];
+            square[i] = 1.0f / sqrtf(all / width + a.eps);
+        }
+#pragma unroll
+        for (int r = 0; r < ROWS; r++) {
+            const int t = t0 + r * CLUSTER;
+            if (!mine || t >= length) continue;
+            float w[8], cs[8], y[8];
+            load8<float>(cs, a.in_chunk + (size_t)(first + t) * DIM + d);
+            load8<float>(w, a.norm_q + col);
+            q[r].get(x);
+            norm_rotate(y, x, square[2 * r], w, cs);
+            store8<T>((T *)a.q + (head * a.tokens + first + t) * DIM + d, y);
+#pragma unroll
+            for (int j = 0; j < 8; j++) sum_q[j] += y[j];
+            load8<float>(w, a.norm_k + col);
+            k[r].get(x);
+            norm_rotate(y, x, square[2 * r + 1], w, cs);
+            store8<T>((T *)a.k + page_at + t * DIM, y);
+#pragma unroll
+            for (int j = 0; j < 8; j++) sum_k[j] += y[j];
+            v[r].get(x);
+            store8<T>((T *)a.v + page_at + t * DIM, x);
+        }
+    }
+    if (mine) {
+        store8<float>(sums + col, sum_q);
+        store8<float>(sums + width + col, sum_k);
+    }
+    cluster_sync();
+    for (int g = rank * blockDim.x + threadIdx.x; g < width / 2; g += CLUSTER * blockDim.x) { /* groups of four: q's, then k's */
+        const int c = 4 * g % width, of = c / DIM;
+        float4 sum = {};
+        for (int i = 0; i < CLUSTER; i++) {
+            const float4 part_of = load4_of(i, sums + 4 * g);
+            sum.x += part_of.x, sum.y += part_of.y, sum.z += part_of.z, sum.w += part_of.w;
+        }
+        float *rep = 4 * g < width ? a.rep_q + (((size_t)s * a.heads + of) * a.blocks + b) * DIM : a.rep_k + (size_t)slots[(size_t)of * a.view[s].stride].page * DIM;
+        *(float4 *)(rep + c % DIM) = make_float4(sum.x / length, sum.y / length, sum.z / length, sum.w / length);
+    }
+    cluster_sync(); /* nobody leaves while another reads its sums */
+}
+
 /* Any even head size: one CTA per (block, head, sequence), a thread a channel pair, tokens one after another. */
 template <class X> __global__ static void __launch_bounds__(THREADS) row_scale_plain(float2 *scale, const X *qkv, int width, float eps) {
     __shared__ float part[2][THREADS / 32];
@@ -133,9 +239,13 @@ template <class X, class T> __global__ static void __launch_bounds__(THREADS) he
     }
 }
 
-template <class X, class T> static void launch(const sc_qkv_args *a, const heads_args *h, float2 *scale, cudaStream_t stream) {
-    const dim3 grid(a->blocks.blocks, a->heads, a->seqs);
-    if (a->head_dim == DIM) {
+template <class X, class T> static void launch(const sc_qkv_args *a, const heads_args *h, float2 *scale, bool clusters, cudaStream_t stream) {
+    const dim3 grid(a->blocks.blocks, a->heads, a->seqs), all_heads(CLUSTER, a->blocks.blocks, a->seqs);
+    const int width = a->heads * DIM, threads = (width / 8 + 31) / 32 * 32;
+    if (a->head_dim == DIM && clusters && width <= WIDEST) {
+        if (threads <= 192) launch_clusters(block_kernel<X, T, 192>, all_heads, threads, 2 * width * sizeof(float), stream, CLUSTER, *h);
+        else launch_clusters(block_kernel<X, T, WIDEST / 8>, all_heads, threads, 2 * width * sizeof(float), stream, CLUSTER, *h);
+    } else if (a->head_dim == DIM) {
         row_scale_kernel<X><<<a->seqs * a->blocks.tokens, THREADS, 0, stream>>>(scale, (const X *)a->qkv, a->heads * DIM, a->eps);
         heads_kernel<X, T><<<grid, THREADS, 0, stream>>>(*h);
     } else {
@@ -150,13 +260,14 @@ extern "C" sc_status sc_cuda_qkv(sc_device *dev, const sc_qkv_args *a, sc_error 
     assert((size_t)a->seqs * (size_t)a->blocks.tokens * sizeof(float2) <= c->workspace_bytes);
     float2 *scale = (float2 *)c->workspace;
     heads_args h = {a->qkv, scale, a->norm_q, a->norm_k, a->rope.in_chunk, a->blocks.start, a->q, a->pages.k, a->pages.v, a->rep_q, a->pages.rep_k,
-                    a->heads, a->blocks.tokens, a->blocks.blocks, a->pages.page_rows, {}};
+                    a->heads, a->blocks.tokens, a->blocks.blocks, a->pages.page_rows, a->eps, {}};
     for (int s = 0; s < a->seqs; s++) {
         h.view[s].slots = a->view[s].slots;
         h.view[s].stride = a->view[s].slot_stride;
         h.view[s].own = a->view[s].window_base + a->view[s].window - a->blocks.blocks;
     }
-    if (a->qkv_type == SC_F32) SC_ACT_CALL(dev->act, (launch<float, T>(a, &h, scale, c->stream)));
-    else SC_ACT_CALL(dev->act, (launch<T, T>(a, &h, scale, c->stream)));
+    const bool clusters = c->cc_major >= 9 && !c->force_mma;
+    if (a->qkv_type == SC_F32) SC_ACT_CALL(dev->act, (launch<float, T>(a, &h, scale, clusters, c->stream)));
+    else SC_ACT_CALL(dev->act, (launch<T, T>(a, &h, scale, clusters, c->stream)));
     return sc_launched("qkv", err);
 }
