@@ -1,20 +1,22 @@
 /* select.cu - which slots each query block attends: block scores in f32, then the best K of the window for each row.
  *
- * Two kernels.
+ * One kernel, a CTA of 16 warps per (eight query blocks, head, sequence), in two parts.
  *   score: S = rep_q . rep_k turned back by the slot's age / sqrt(d). Turning the key by -age instead of the query by +age gives the
- *     same product and lets one tile hold columns of any ages. One CTA of 256 threads per tile of 64 query blocks x 64 columns, 4 x 4
- *     results a thread, f32 throughout: TF32 would change which blocks are kept. Channels go by in slices of 32.
- *   keep: one warp a row. Scores become integers of the same order; the K-th largest is found bit by bit (32 counts over
- *     the row, no sorting); what is above it is kept, and of what equals it the first few, so ties go to the lower index. The own block
- *     counts as larger than any score.
+ *     same product and lets one CTA hold columns of any ages. A warp takes four columns at a time: a lane has two channel pairs (four for
+ *     heads of more than 128 channels) of the four keys and of all eight queries in registers; 31 exchanges between lanes add up the 32
+ *     products, each lane ends with one. f32 throughout: TF32 would change which blocks are kept. Every column is added in the same order,
+ *     so equal keys score the same.
+ *   keep: one warp a row. Scores become integers of the same order; the K-th largest is found bit by bit, no sorting, until exactly K keys
+ *     are as large as what is known of it; what is above it is kept, and of what equals it the first few, so ties go to the lower index.
+ *     The own block counts as larger than any score.
  *
- * Bound: 2 * 128 flop a score on the f32 pipes (75 MFLOP a layer at 832x480, a few microseconds). */
+ * Bound: latency. 2 * 128 flop a score on the f32 pipes are 56 MFLOP a layer at 832x480; every CTA reads its head's keys, 120 KB, from L2. */
 #include "kernels/cuda/cuda_common.cuh"
 
 #include <assert.h>
 #include <math.h>
 
-enum { TILE = 64, SLICE = 32, PER_LANE = 32 };
+enum { QUERIES = 8, COLUMNS = 4, WARPS = 16, THREADS = 32 * WARPS, TILE = 512 };
 
 struct select_seq {
     const sc_kv_slot *slots;
@@ -31,57 +33,67 @@ struct select_params {
     int32_t *list;
 };
 
-/* Grid (column tiles, row tiles, seqs * heads). */
-__global__ static void __launch_bounds__(256) score_kernel(const __grid_constant__ select_params p) {
-    __shared__ __align__(16) float q_tile[SLICE][TILE + 4], k_tile[SLICE][TILE + 4]; /* transposed: 4 neighbours are one load */
-    __shared__ int page[TILE], age[TILE];
-    const int s = blockIdx.z / p.heads, head = blockIdx.z % p.heads, row0 = blockIdx.y * TILE, col0 = blockIdx.x * TILE;
-    const select_seq &seq = p.seq[s];
-    const int columns = seq.persistent + seq.window, tid = threadIdx.x, tx = tid & 15, ty = tid >> 4;
-    if (col0 >= columns) return;
-    if (tid < TILE) {
-        const int j = min(col0 + tid, columns - 1);
-        const sc_kv_slot slot = seq.slots[(size_t)head * seq.slot_stride + (j < seq.persistent ? j : seq.window_base + j - seq.persistent)];
-        page[tid] = slot.page;
-        age[tid] = slot_age(p.age, seq.chunk_now, slot.chunk);
-    }
-    float sum[4][4] = {};
-    const float *rep_q = p.rep_q + (size_t)blockIdx.z * p.blocks * p.head_dim;
-    for (int base = 0; base < p.head_dim; base += SLICE) {
+/* v[i] of all lanes added up, i = the lane that gets the sum. The order of additions is the same for all i. */
+template <int N> __device__ __forceinline__ float sum_to_lanes(const float (&v)[N], int lane) {
+    const bool upper = lane & (N / 2);
+    float half[N / 2];
+#pragma unroll
+    for (int i = 0; i < N / 2; i++) half[i] = (upper ? v[i + N / 2] : v[i]) + __shfl_xor_sync(~0u, upper ? v[i] : v[i + N / 2], N / 2);
+    return sum_to_lanes(half, lane);
+}
+template <> __device__ __forceinline__ float sum_to_lanes<1>(const float (&v)[1], int) { return v[0]; }
+
+/* Scores of query blocks [row0, row0 + QUERIES) with all columns. PAIRS: channel pairs a lane. */
+template <int PAIRS> __device__ __forceinline__ void score(const select_params &p, const select_seq &seq, int seq_head, int head, int row0, int *page, int *age) {
+    const int columns = seq.persistent + seq.window, lane = threadIdx.x % 32, warp = threadIdx.x / 32, pairs = p.head_dim / 2;
+    float2 q[QUERIES][PAIRS];
+#pragma unroll
+    for (int r = 0; r < QUERIES; r++)
+#pragma unroll
+        for (int i = 0; i < PAIRS; i++) {
+            const bool there = row0 + r < p.blocks && lane + 32 * i < pairs;
+            q[r][i] = there ? ((const float2 *)(p.rep_q + ((size_t)seq_head * p.blocks + row0 + r) * p.head_dim))[lane + 32 * i] : make_float2(0, 0);
+        }
+    for (int tile = 0; tile < columns; tile += TILE) {
         __syncthreads();
-        for (int i = tid; i < TILE * SLICE / 2; i += 256) { /* a channel pair of a row; lanes take rows, so stores do not collide */
-            const int r = i % TILE, c = i / TILE * 2, pair = (base + c) / 2;
-            float2 q = make_float2(0, 0), k = make_float2(0, 0);
-            if (base + c < p.head_dim) {
-                if (row0 + r < p.blocks) q = __ldg((const float2 *)(rep_q + (size_t)(row0 + r) * p.head_dim + base + c));
-                k = __ldg((const float2 *)(p.rep_k + (size_t)page[r] * p.head_dim + base + c));
-                if (age[r] && pair < p.age.pairs) {
-                    const float2 turn = age_rotation(p.age.table, age[r], pair);
-                    k = make_float2(k.x * turn.x + k.y * turn.y, k.y * turn.x - k.x * turn.y);
+        for (int i = threadIdx.x; i < TILE && tile + i < columns; i += THREADS) {
+            const int j = tile + i;
+            const sc_kv_slot slot = seq.slots[(size_t)head * seq.slot_stride + (j < seq.persistent ? j : seq.window_base + j - seq.persistent)];
+            page[i] = slot.page;
+            age[i] = slot_age(p.age, seq.chunk_now, slot.chunk);
+        }
+        __syncthreads();
+        const int end = min(TILE, columns - tile);
+        for (int at = warp * COLUMNS; at < end; at += WARPS * COLUMNS) {
+            float sum[QUERIES * COLUMNS];
+            float2 k[COLUMNS][PAIRS];
+#pragma unroll
+            for (int c = 0; c < COLUMNS; c++)
+#pragma unroll
+                for (int i = 0; i < PAIRS; i++) {
+                    const float2 *key = (const float2 *)(p.rep_k + (size_t)page[min(at + c, end - 1)] * p.head_dim);
+                    k[c][i] = lane + 32 * i < pairs ? key[lane + 32 * i] : make_float2(0, 0);
+                }
+#pragma unroll
+            for (int c = 0; c < COLUMNS; c++) {
+                const int turn_by = age[min(at + c, end - 1)];
+#pragma unroll
+                for (int i = 0; i < PAIRS; i++)
+                    if (turn_by && lane + 32 * i < p.age.pairs) {
+                        const float2 turn = age_rotation(p.age.table, turn_by, lane + 32 * i), key = k[c][i];
+                        k[c][i] = make_float2(key.x * turn.x + key.y * turn.y, key.y * turn.x - key.x * turn.y);
+                    }
+#pragma unroll
+                for (int r = 0; r < QUERIES; r++) {
+                    float s = 0;
+#pragma unroll
+                    for (int i = 0; i < PAIRS; i++) s += q[r][i].x * k[c][i].x, s += q[r][i].y * k[c][i].y;
+                    sum[r * COLUMNS + c] = s;
                 }
             }
-            q_tile[c][r] = q.x, q_tile[c + 1][r] = q.y;
-            k_tile[c][r] = k.x, k_tile[c + 1][r] = k.y;
-        }
-        __syncthreads();
-#pragma unroll 8
-        for (int c = 0; c < SLICE; c++) {
-            const float4 a = *(const float4 *)&q_tile[c][ty * 4], b = *(const float4 *)&k_tile[c][tx * 4];
-            const float x[4] = {a.x, a.y, a.z, a.w}, y[4] = {b.x, b.y, b.z, b.w};
-#pragma unroll
-            for (int i = 0; i < 4; i++)
-#pragma unroll
-                for (int j = 0; j < 4; j++) sum[i][j] += x[i] * y[j];
-        }
-    }
-#pragma unroll
-    for (int i = 0; i < 4; i++) {
-        const int row = row0 + ty * 4 + i;
-        float *out = p.score + ((size_t)blockIdx.z * p.blocks + row) * p.score_stride;
-#pragma unroll
-        for (int j = 0; j < 4; j++) {
-            const int col = col0 + tx * 4 + j;
-            if (row < p.blocks && col < columns) out[col] = sum[i][j] * p.scale;
+            const float s = sum_to_lanes(sum, lane) * p.scale;
+            const int row = row0 + lane / COLUMNS, col = tile + at + lane % COLUMNS;
+            if (row < p.blocks && col < columns) p.score[((size_t)seq_head * p.blocks + row) * p.score_stride + col] = s;
         }
     }
 }
@@ -92,56 +104,55 @@ static __device__ __forceinline__ uint32_t order_of(float f) {
     return u & 0x80000000u ? ~u : u | 0x80000000u;
 }
 
-/* Keys of a row: in registers where the window allows it, else read again each time. Column c * 32 + lane is key c. */
-struct row_keys {
+/* Keys of a row's window: PER a lane in registers where that holds it, else (PER 0) read again each time. Key c * 32 + lane is c of a lane. */
+template <int PER> struct row_keys {
     const float *score;
-    int window, own;
-    __device__ uint32_t at(int i) const { return i == own ? ~0u : i < window ? order_of(score[i]) : 0; }
+    int window, own, turns;
+    uint32_t key[PER ? PER : 1];
+    __device__ uint32_t read(int i) const { return i == own ? ~0u : i < window ? order_of(score[i]) : 0; }
+    __device__ void load(int lane) {
+#pragma unroll
+        for (int c = 0; c < PER; c++) key[c] = c < turns ? read(c * 32 + lane) : 0;
+    }
+    __device__ uint32_t at(int c, int lane) const { return PER ? key[c] : read(c * 32 + lane); }
+    __device__ int as_large(uint32_t x, int lane) const { /* keys >= x, of all lanes; x > 0 */
+        unsigned n = 0;
+        if (PER) {
+#pragma unroll
+            for (int c = 0; c < PER; c++) n += key[c] >= x;
+        } else
+            for (int c = 0; c < turns; c++) n += read(c * 32 + lane) >= x;
+        return (int)__reduce_add_sync(~0u, n);
+    }
 };
 
-/* One warp per row (sequence, head, query block). */
-template <bool IN_REGISTERS> __global__ static void __launch_bounds__(128) keep_kernel(const __grid_constant__ select_params p, int rows) {
-    const int row = blockIdx.x * 4 + (threadIdx.x >> 5), lane = threadIdx.x & 31;
-    if (row >= rows) return;
-    const select_seq &seq = p.seq[row / (p.heads * p.blocks)];
-    const int block = row % p.blocks, turns = (seq.window + 31) / 32;
-    const row_keys keys = {p.score + (size_t)row * p.score_stride + seq.persistent, seq.window, seq.window - p.blocks + block};
-    int32_t *list = p.list + (size_t)row * p.list_stride;
-    uint32_t key[PER_LANE];
-    if (IN_REGISTERS) {
-#pragma unroll
-        for (int c = 0; c < PER_LANE; c++) key[c] = c < turns ? keys.at(c * 32 + lane) : 0;
-    }
+/* The list of one query block, by one warp. */
+template <int PER> __device__ __forceinline__ void keep(const select_params &p, const select_seq &seq, int seq_head, int block) {
+    const int lane = threadIdx.x % 32;
+    const size_t row = (size_t)seq_head * p.blocks + block;
+    int32_t *list = p.list + row * p.list_stride;
+    row_keys<PER> keys = {p.score + row * p.score_stride + seq.persistent, seq.window, seq.window - p.blocks + block, (seq.window + 31) / 32, {}};
+    keys.load(lane);
     for (int i = lane; i < seq.persistent; i += 32) list[i] = i;
 
-    /* floor = the K-th largest key = the largest x with at least K keys >= x. */
+    /* floor = the largest x with at least K keys >= x, the K-th largest key: found from the top bit down. With exactly K of them the rest of
+     * x does not matter: all are kept, none is a tie. */
     uint32_t floor = 0;
-    for (uint32_t bit = 1u << 31; bit; bit >>= 1) {
-        const uint32_t x = floor | bit;
-        unsigned n = 0;
-        if (IN_REGISTERS) {
-#pragma unroll
-            for (int c = 0; c < PER_LANE; c++) n += key[c] >= x;
-        } else {
-            for (int c = 0; c < turns; c++) n += keys.at(c * 32 + lane) >= x;
-        }
-        if (__reduce_add_sync(~0u, n) >= (unsigned)seq.keep) floor = x;
+    bool exact = false;
+    for (uint32_t bit = 1u << 31; bit && !exact; bit >>= 1) {
+        const int n = keys.as_large(floor | bit, lane);
+        if (n >= seq.keep) floor |= bit;
+        exact = n == seq.keep;
     }
-    unsigned above = 0;
-    if (IN_REGISTERS) {
-#pragma unroll
-        for (int c = 0; c < PER_LANE; c++) above += key[c] > floor;
-    } else {
-        for (int c = 0; c < turns; c++) above += keys.at(c * 32 + lane) > floor;
-    }
-    int equal = seq.keep - (int)__reduce_add_sync(~0u, above), n = seq.persistent;
+    int equal = exact ? 0 : seq.keep - (floor == ~0u ? 0 : keys.as_large(floor + 1, lane)), n = seq.persistent;
     const unsigned before = (1u << lane) - 1;
 #pragma unroll
-    for (int c = 0; c < (IN_REGISTERS ? PER_LANE : 1 << 20); c++) {
-        if (c >= turns) break;
-        const uint32_t k = IN_REGISTERS ? key[c] : keys.at(c * 32 + lane);
-        const unsigned ties = __ballot_sync(~0u, k == floor);
-        const bool kept = k > floor || (k == floor && __popc(ties & before) < equal);
+    for (int c = 0; c < (PER ? PER : 1 << 20); c++) {
+        if (c >= keys.turns) break;
+        const uint32_t k = keys.at(c, lane);
+        const bool tie = !exact && k == floor;
+        const unsigned ties = __ballot_sync(~0u, tie);
+        const bool kept = exact ? k >= floor : k > floor || (tie && __popc(ties & before) < equal);
         const unsigned taken = __ballot_sync(~0u, kept);
         if (kept) list[n + __popc(taken & before)] = seq.window_base + c * 32 + lane;
         n += __popc(taken);
@@ -149,18 +160,34 @@ template <bool IN_REGISTERS> __global__ static void __launch_bounds__(128) keep_
     }
 }
 
+/* Grid (groups of QUERIES, seqs * heads). PER 8, 32: windows of at most 256, 1024 blocks; 0: any. */
+template <int PAIRS, int PER> __global__ static void __launch_bounds__(THREADS) select_kernel(const __grid_constant__ select_params p) {
+    __shared__ int page[TILE], age[TILE];
+    const int seq_head = blockIdx.y, row0 = blockIdx.x * QUERIES, warp = threadIdx.x / 32;
+    const select_seq &seq = p.seq[seq_head / p.heads];
+    score<PAIRS>(p, seq, seq_head, seq_head % p.heads, row0, page, age);
+    __syncthreads(); /* this CTA's scores are seen by all of it */
+    for (int r = warp; r < QUERIES && row0 + r < p.blocks; r += WARPS) keep<PER>(p, seq, seq_head, row0 + r);
+}
+
+template <int PAIRS> static void launch(const select_params *p, int seqs, int window, cudaStream_t stream) {
+    const dim3 grid((p->blocks + QUERIES - 1) / QUERIES, seqs * p->heads);
+    if (window <= 256) select_kernel<PAIRS, 8><<<grid, THREADS, 0, stream>>>(*p);
+    else if (window <= 1024) select_kernel<PAIRS, 32><<<grid, THREADS, 0, stream>>>(*p);
+    else select_kernel<PAIRS, 0><<<grid, THREADS, 0, stream>>>(*p);
+}
+
 sc_status sc_cuda_select(sc_device *device, const sc_select_args *a, sc_error *err) {
     struct sc_cuda *dev = (struct sc_cuda *)device;
     select_params p = {};
-    int columns = 0, window = 0;
-    assert(a->seqs >= 1 && a->seqs <= SC_MAX_BATCH && a->head_dim % 2 == 0);
+    int window = 0;
+    assert(a->seqs >= 1 && a->seqs <= SC_MAX_BATCH && a->head_dim % 2 == 0 && a->head_dim <= 256);
     sc_status rc = sc_cuda_age_rule(dev, &a->rope, &p.age, err);
     if (rc) return rc;
     for (int s = 0; s < a->seqs; s++) {
         const sc_kv_view *v = &a->view[s];
         assert(a->keep[s] >= 1 && a->keep[s] <= v->window && v->window >= a->blocks.blocks);
         p.seq[s] = select_seq{v->slots, v->slot_stride, v->persistent, v->window_base, v->window, a->keep[s], v->chunk_now};
-        columns = columns > v->persistent + v->window ? columns : v->persistent + v->window;
         window = window > v->window ? window : v->window;
     }
     p.heads = a->heads;
@@ -173,10 +200,7 @@ sc_status sc_cuda_select(sc_device *device, const sc_select_args *a, sc_error *e
     p.rep_k = a->pages.rep_k;
     p.score = a->score;
     p.list = a->list;
-    const dim3 grid((columns + TILE - 1) / TILE, (p.blocks + TILE - 1) / TILE, a->seqs * a->heads);
-    score_kernel<<<grid, 256, 0, dev->stream>>>(p);
-    const int rows = a->seqs * a->heads * p.blocks;
-    if (window <= 32 * PER_LANE) keep_kernel<true><<<(rows + 3) / 4, 128, 0, dev->stream>>>(p, rows);
-    else keep_kernel<false><<<(rows + 3) / 4, 128, 0, dev->stream>>>(p, rows);
+    if (a->head_dim <= 128) launch<2>(&p, a->seqs, window, dev->stream);
+    else launch<4>(&p, a->seqs, window, dev->stream);
     return sc_cuda_launched("select", err);
 }
