@@ -173,7 +173,7 @@ static sc_status cross_attention(const sc_dit *d, sc_work *w, const sc_pass_args
     const int m = a->seqs * a->layout->tokens, dim = d->shape.dim;
     const sc_layer_norm_args then = modulated(d, w, a, a->mods + ((size_t)layer * 6 + 3) * (size_t)dim);
     sc_cross_attention_args c = {.seqs = a->seqs, .tokens = a->layout->tokens, .heads = d->shape.heads, .head_dim = d->shape.head_dim, .q = w->q,
-                                 .out = w->heads_out};
+                                 .norm_q = l->cross_norm_q, .eps = (float)d->shape.eps, .out = w->heads_out};
     sc_status rc;
 
     for (int s = 0; s < a->seqs; s++) {
@@ -185,8 +185,6 @@ static sc_status cross_attention(const sc_dit *d, sc_work *w, const sc_pass_args
         c.last_bias[s] = x->last_bias;
     }
     TRY(ops->linear(d->dev, &(sc_linear_args){.w = l->cross_q, .x = w->norm, .out = w->q, .out_type = d->dev->act, .m = m}, err));
-    TRY(ops->rms_norm(d->dev, &(sc_rms_norm_args){.x = w->q, .x_type = d->dev->act, .ldx = dim, .out = w->q, .out_type = d->dev->act, .m = m, .dim = dim,
-                                                  .eps = (float)d->shape.eps, .weight = l->cross_norm_q}, err));
     TRY(ops->cross_attention(d->dev, &c, err));
     TRY(ops->linear(d->dev, &(sc_linear_args){.w = l->cross_o, .x = w->heads_out, .out = w->x, .out_type = SC_F32, .m = m, .epilogue = SC_EPI_RESIDUAL,
                                               .then = &then}, err));

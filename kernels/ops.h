@@ -212,10 +212,13 @@ typedef struct {
 } sc_memory_update_args;
 
 /* out[row] = softmax(q k^T / sqrt(d) + b) v over n keys of the row's sequence, per head; b = 0 but for the last key: last_bias
- * (log of the number of equal padding rows that it stands for). No RoPE. */
+ * (log of the number of equal padding rows that it stands for). No RoPE. With norm_q, q is first normalised as by rms_norm over the whole
+ * row, in place or on the way: what q holds afterwards is undefined. */
 typedef struct {
     int seqs, tokens, heads, head_dim;
-    const void *q;                          /* act [seqs * tokens][heads * head_dim], already normalised */
+    void *q;                                /* act [seqs * tokens][heads * head_dim]; untouched without norm_q */
+    const float *norm_q;                    /* f32 [heads * head_dim], or NULL: q is normalised already */
+    float eps;
     const void *k[SC_MAX_BATCH], *v[SC_MAX_BATCH]; /* act [n][heads * head_dim] */
     int n[SC_MAX_BATCH];
     float last_bias[SC_MAX_BATCH];

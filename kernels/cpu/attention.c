@@ -311,7 +311,10 @@ static sc_status run_rows(sc_device *dev, rows_run *run, sc_pool_fn fn, int quer
 
 sc_status sc_fast_cross_attention(sc_device *dev, const sc_cross_attention_args *a, sc_error *err) {
     rows_run run = {.cross = a};
-    int most = 1;
+    int most = 1, width = a->heads * a->head_dim;
+    if (a->norm_q)
+        sc_fast_rms_norm(dev, &(sc_rms_norm_args){.x = a->q, .x_type = SC_F32, .ldx = width, .out = a->q, .out_type = SC_F32, .m = a->seqs * a->tokens, .dim = width,
+                                                  .eps = a->eps, .weight = a->norm_q}, err);
     for (int s = 0; s < a->seqs; s++) most = a->n[s] > most ? a->n[s] : most;
     return run_rows(dev, &run, cross_item, a->tokens, most, a->head_dim, a->seqs * a->heads, err);
 }

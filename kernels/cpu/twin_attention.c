@@ -221,7 +221,9 @@ sc_status sc_twin_cross_attention(sc_device *dev, const sc_cross_attention_args 
     size_t width = (size_t)a->heads * (size_t)dim;
     float *weight;
 
-    (void)dev;
+    if (a->norm_q)
+        sc_twin_rms_norm(dev, &(sc_rms_norm_args){.x = a->q, .x_type = SC_F32, .ldx = (int)width, .out = a->q, .out_type = SC_F32, .m = a->seqs * a->tokens,
+                                                  .dim = (int)width, .eps = a->eps, .weight = a->norm_q}, err);
     for (int s = 0; s < a->seqs; s++) most = a->n[s] > most ? a->n[s] : most;
     weight = malloc((size_t)most * sizeof(float));
     if (!weight) return sc_fail(err, SC_ENOMEM, "cross attention: out of memory");

@@ -1,19 +1,27 @@
 /* mha.cuh - softmax attention of short key sequences, shared by cross attention and the text encoder.
  *
- * Grid (query tiles of 64, heads, sequences), 4 warps of 16 rows. Queries stay in registers; tiles of 64 keys and values go through
+ * Grid (heads, query tiles of 64, sequences), 4 warps of 16 rows. Queries stay in registers; tiles of 64 keys and values go through
  * two stages of shared memory by cp.async, the next in flight while this one is used. Products are mma.sync m16n8k16, the softmax
- * is the running one in base 2, f32; the weights are rounded to the act type for the second product.
+ * is the running one in base 2, f32; the weights are rounded to the act type for the second product. Sixteens of keys past the end are
+ * left out. The result goes back through shared memory, so that whole rows are written.
  *
- * Shared memory: stage { K [64][D + 8], V [64][D + 8] } x 2; 8 elements of padding put the 8 rows of an ldmatrix on different
- * banks. Keys past the end are zero and masked. Head sizes that are not instantiated, or rows off 16 bytes, take a plain kernel. Bound: flops. 4 * rows * keys * D * heads, 15 GFLOP for 4680 x 512 x 12 x 128. */
+ * Queries that are not normalised yet (cross attention, compute capability 9.0, at most 16 heads): the CTAs of all heads of a tile are a
+ * cluster, each adds up the squares of its part of the rows, and the sums are put together through distributed shared memory in the order
+ * of the heads, while the keys are on their way. So q is read once and never written back.
+ *
+ * Shared memory: stage { K [64][D + 8], V [64][D + 8] } x 2, the second one only half (for the queries) with a single tile of keys; 8
+ * elements of padding put the 8 rows of an ldmatrix on different banks. Keys past the end are zero and masked. Head sizes that are not
+ * instantiated, or rows off 16 bytes, take a plain kernel. Bound: flops. 4 * rows * keys * D * heads, 15 GFLOP for 4680 x 512 x 12 x 128;
+ * bytes with a short prompt: q in and out, 29 MB. */
 #ifndef SC_KERNELS_CUDA_MHA_CUH
 #define SC_KERNELS_CUDA_MHA_CUH
+#include "kernels/cuda/launch.cuh"
 #include "kernels/cuda/mma.cuh"
 #include "kernels/ops.h"
 
 namespace sc {
 
-enum { MHA_TILE = 64, MHA_THREADS = 128, MHA_PAD = 8 };
+enum { MHA_TILE = 64, MHA_THREADS = 128, MHA_PAD = 8, MHA_CLUSTER_MAX = 16 };
 
 /* Row r of sequence s: q + (s * tokens + r) * ldq + head * D; likewise k, v (ldk, own base a sequence) and out. */
 struct mha_args {
@@ -24,9 +32,11 @@ struct mha_args {
     float last_bias[SC_MAX_BATCH]; /* cross: added to the logit of the last key */
     const float *bias;             /* text: [heads][2n - 1], by key - query + n - 1 */
     float scale;
+    const float *norm;             /* cross: [heads * D], q still to be normalised; the launch is one of clusters then. Or NULL */
+    float eps;
 };
 
-template <int D> constexpr int mha_shared_bytes() { return 2 * 2 * MHA_TILE * (D + MHA_PAD) * 2; }
+template <int D> constexpr int mha_shared_bytes(int tiles) { return (tiles > 1 ? 4 : 3) * MHA_TILE * (D + MHA_PAD) * 2; }
 
 /* 64 rows of D elements, rows past `rows` zero. */
 template <class T, int D> __device__ __forceinline__ void mha_load(uint32_t to, const T *from, int ld, int rows) {
@@ -36,12 +46,48 @@ template <class T, int D> __device__ __forceinline__ void mha_load(uint32_t to, 
     }
 }
 
-template <class T, int D, bool TEXT> __global__ static void __launch_bounds__(MHA_THREADS) mha_kernel(const __grid_constant__ mha_args a) {
+/* q of this warp's 16 rows *= weight / sqrt(mean over all heads of the squares + eps), rounded once. `part`, `factor`: [MHA_TILE] shared. */
+template <class T, int D> __device__ __forceinline__ void mha_normalise(uint32_t (&q)[D / 16][4], const float *weight, float eps, float *part, float *factor) {
+    const int lane = threadIdx.x % 32, row = threadIdx.x / 32 * 16 + lane / 4, heads = gridDim.x;
+    float square[2] = {0, 0};
+#pragma unroll
+    for (int i = 0; i < D / 16; i++)
+#pragma unroll
+        for (int e = 0; e < 4; e++) {
+            const float2 x = unpack2<T>(q[i][e]);
+            square[e % 2] += x.x * x.x + x.y * x.y;
+        }
+#pragma unroll
+    for (int r = 0; r < 2; r++) {
+        square[r] += __shfl_xor_sync(0xffffffffu, square[r], 1);
+        square[r] += __shfl_xor_sync(0xffffffffu, square[r], 2);
+        if (lane % 4 == 0) part[row + r * 8] = square[r];
+    }
+    cluster_sync();
+    if (threadIdx.x < MHA_TILE) {
+        float sum = 0;
+        for (int h = 0; h < heads; h++) sum += load_of(h, part + threadIdx.x);
+        factor[threadIdx.x] = 1.0f / sqrtf(sum / (heads * D) + eps);
+    }
+    cluster_arrive(); /* nobody leaves before all have read: mha_kernel waits at its end */
+    __syncthreads();
+    const float by[2] = {factor[row], factor[row + 8]};
+#pragma unroll
+    for (int i = 0; i < D / 16; i++)
+#pragma unroll
+        for (int e = 0; e < 4; e++) {
+            const float2 x = unpack2<T>(q[i][e]), w = *(const float2 *)(weight + i * 16 + e / 2 * 8 + lane % 4 * 2);
+            q[i][e] = pack2<T>(x.x * by[e % 2] * w.x, x.y * by[e % 2] * w.y);
+        }
+}
+
+/* ONE: no sequence has more than one tile of keys, which frees the registers of the running result while the logits are made. */
+template <class T, int D, bool TEXT, bool ONE> __global__ static void __launch_bounds__(MHA_THREADS, ONE ? 4 : D == 128 ? 3 : 1) mha_kernel(const __grid_constant__ mha_args a) {
     extern __shared__ __align__(128) unsigned char mha_shared[];
     constexpr int LD = D + MHA_PAD, TILE_BYTES = MHA_TILE * LD * 2;
     constexpr float LOG2E = 1.4426950408889634f;
-    const int seq = blockIdx.z, head = blockIdx.y, lane = threadIdx.x % 32, warp = threadIdx.x / 32;
-    const int first = blockIdx.x * MHA_TILE, n = a.n[seq], tiles = (n + MHA_TILE - 1) / MHA_TILE;
+    const int seq = blockIdx.z, head = blockIdx.x, lane = threadIdx.x % 32, warp = threadIdx.x / 32;
+    const int first = blockIdx.y * MHA_TILE, n = a.n[seq], tiles = ONE ? 1 : (n + MHA_TILE - 1) / MHA_TILE;
     const uint32_t base = shared_at(mha_shared);
     const T *k = (const T *)a.k[seq] + head * D, *v = (const T *)a.v[seq] + head * D;
     const float scale = a.scale * LOG2E;
@@ -58,6 +104,10 @@ template <class T, int D, bool TEXT> __global__ static void __launch_bounds__(MH
 #pragma unroll
     for (int i = 0; i < D / 16; i++) ldmatrix4(q[i], base + 2 * TILE_BYTES + ((warp * 16 + lane % 16) * LD + i * 16 + lane / 16 * 8) * 2);
     __syncthreads();
+    if constexpr (!TEXT) {
+        __shared__ float part[MHA_TILE], factor[MHA_TILE];
+        if (a.norm) mha_normalise<T, D>(q, a.norm + head * D, a.eps, part, factor);
+    }
 
     float out[D / 8][4], top[2] = {-INFINITY, -INFINITY}, sum[2] = {0, 0};
 #pragma unroll
@@ -82,6 +132,7 @@ template <class T, int D, bool TEXT> __global__ static void __launch_bounds__(MH
         for (int i = 0; i < D / 16; i++)
 #pragma unroll
             for (int j = 0; j < 4; j++) {
+                if (tile * MHA_TILE + j * 16 >= n) continue;
                 uint32_t b[4];
                 ldmatrix4(b, sk + ((j * 16 + lane % 8 + lane / 16 * 8) * LD + i * 16 + lane / 8 % 2 * 8) * 2);
                 mma16816<T>(s[2 * j], q[i], b[0], b[1]);
@@ -122,6 +173,7 @@ template <class T, int D, bool TEXT> __global__ static void __launch_bounds__(MH
         }
 #pragma unroll
         for (int j = 0; j < 4; j++) {
+            if (tile * MHA_TILE + j * 16 >= n) continue;
             const uint32_t p[4] = {pack2<T>(s[2 * j][0], s[2 * j][1]), pack2<T>(s[2 * j][2], s[2 * j][3]),
                                    pack2<T>(s[2 * j + 1][0], s[2 * j + 1][1]), pack2<T>(s[2 * j + 1][2], s[2 * j + 1][3])};
 #pragma unroll
@@ -135,17 +187,24 @@ template <class T, int D, bool TEXT> __global__ static void __launch_bounds__(MH
         __syncthreads();
     }
 
+    T *rows = (T *)mha_shared + warp * 16 * LD; /* the keys' place; the loop ended with a barrier */
 #pragma unroll
     for (int r = 0; r < 2; r++) {
-        const int row = first + warp * 16 + lane / 4 + r * 8;
         float total = sum[r];
         total += __shfl_xor_sync(0xffffffffu, total, 1);
         total += __shfl_xor_sync(0xffffffffu, total, 2);
-        if (row >= a.tokens) continue;
-        T *to = (T *)a.out + ((size_t)seq * a.tokens + row) * a.ldo + head * D + lane % 4 * 2;
 #pragma unroll
-        for (int i = 0; i < D / 8; i++) *(uint32_t *)(to + i * 8) = pack2<T>(out[i][2 * r] / total, out[i][2 * r + 1] / total);
+        for (int i = 0; i < D / 8; i++)
+            *(uint32_t *)(rows + (lane / 4 + r * 8) * LD + i * 8 + lane % 4 * 2) = pack2<T>(out[i][2 * r] / total, out[i][2 * r + 1] / total);
     }
+    __syncwarp();
+#pragma unroll
+    for (int i = lane; i < 16 * (D / 8); i += 32) {
+        const int r = i / (D / 8), d = i % (D / 8) * 8, row = first + warp * 16 + r;
+        if (row < a.tokens) *(uint4 *)((T *)a.out + ((size_t)seq * a.tokens + row) * a.ldo + head * D + d) = *(const uint4 *)(rows + r * LD + d);
+    }
+    if constexpr (!TEXT)
+        if (a.norm) cluster_wait();
 }
 
 /* Any head size, any alignment: one CTA per (row, head, sequence), logits in shared memory. */
@@ -185,9 +244,24 @@ template <class T, bool TEXT> static void mha_plain_launch(const mha_args *a, in
     mha_plain_kernel<T, TEXT><<<dim3(a->tokens, heads, seqs), MHA_THREADS, (most + 3) * sizeof(float), stream>>>(*a, dim);
 }
 
+template <class T, int D, bool TEXT, bool ONE> static void mha_launch_tiles(const mha_args *a, int heads, int seqs, cudaStream_t stream) {
+    const auto kernel = mha_kernel<T, D, TEXT, ONE>;
+    const dim3 grid(heads, (a->tokens + MHA_TILE - 1) / MHA_TILE, seqs);
+    constexpr int bytes = mha_shared_bytes<D>(ONE ? 1 : 2);
+    cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes);
+    if (a->norm) {
+        cudaFuncSetAttribute(kernel, cudaFuncAttributeNonPortableClusterSizeAllowed, 1); /* more than 8 */
+        launch_clusters(kernel, grid, MHA_THREADS, bytes, stream, heads, *a);
+    } else kernel<<<grid, MHA_THREADS, bytes, stream>>>(*a);
+}
+
+/* With a->norm: on a card of compute capability 9.0, heads <= MHA_CLUSTER_MAX. */
 template <class T, int D, bool TEXT> static void mha_launch(const mha_args *a, int heads, int seqs, cudaStream_t stream) {
-    cudaFuncSetAttribute(mha_kernel<T, D, TEXT>, cudaFuncAttributeMaxDynamicSharedMemorySize, mha_shared_bytes<D>());
-    mha_kernel<T, D, TEXT><<<dim3((a->tokens + MHA_TILE - 1) / MHA_TILE, heads, seqs), MHA_THREADS, mha_shared_bytes<D>(), stream>>>(*a);
+    bool one = !TEXT;
+    for (int s = 0; s < seqs; s++) one = one && a->n[s] <= MHA_TILE;
+    if constexpr (!TEXT)
+        if (one) return mha_launch_tiles<T, D, TEXT, true>(a, heads, seqs, stream);
+    mha_launch_tiles<T, D, TEXT, false>(a, heads, seqs, stream);
 }
 
 } // namespace sc

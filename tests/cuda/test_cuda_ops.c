@@ -324,21 +324,27 @@ static void test_memory_of_no_numbers(void) {
 }
 
 static void test_cross_attention(void) {
-    static const int shapes[][4] = {/* tokens heads dim keys */ {1, 1, 2, 1}, {7, 1, 10, 2}, {64, 3, 128, 33}, {480, 3, 128, 15}, {65, 2, 64, 64}, {130, 2, 32, 65}, {63, 2, 40, 512}, {61, 1, 128, 512}};
+    static const int shapes[][4] = {/* tokens heads dim keys */ {1, 1, 2, 1}, {7, 1, 10, 2}, {64, 3, 128, 33}, {480, 3, 128, 15}, {65, 2, 64, 64}, {130, 2, 32, 65}, {63, 2, 40, 512}, {61, 1, 128, 512},
+        {67, 12, 128, 22}, {130, 16, 64, 9}, {65, 40, 128, 70}};
     for (size_t i = 0; i < sizeof shapes / sizeof *shapes; i++)
-        for (int seqs = 1; seqs <= 5; seqs += 4) {
-            const int tokens = shapes[i][0], heads = shapes[i][1], dim = shapes[i][2], n = shapes[i][3];
-            const size_t width = (size_t)(heads * dim), count = (size_t)(seqs * tokens) * width;
-            buffer q = input(count, act, 1), k = input((size_t)n * width, act, 1), v = input((size_t)n * width, act, 1), out = output(count, act);
-            sc_cross_attention_args t = {.seqs = seqs, .tokens = tokens, .heads = heads, .head_dim = dim, .q = q.host, .out = out.host}, c;
-            for (int s = 0; s < seqs; s++) t.k[s] = k.host, t.v[s] = v.host, t.n[s] = s % 2 ? (n + 1) / 2 : n, t.last_bias[s] = s % 3 ? logf(17) : 0;
-            c = t;
-            c.q = q.dev, c.out = out.dev;
-            for (int s = 0; s < seqs; s++) c.k[s] = k.dev, c.v[s] = v.dev;
-            BOTH(cross_attention, &t, &c);
-            same("cross_attention", &out, tolerance_of(act));
-            drop(&q), drop(&k), drop(&v);
-        }
+        for (int seqs = 1; seqs <= 5; seqs += 4)
+            for (int norm = 0; norm < 2; norm++) {
+                const int tokens = shapes[i][0], heads = shapes[i][1], dim = shapes[i][2], n = shapes[i][3];
+                const size_t width = (size_t)(heads * dim), count = (size_t)(seqs * tokens) * width;
+                buffer q = input(count, act, norm ? 3 : 1), k = input((size_t)n * width, act, 1), v = input((size_t)n * width, act, 1), out = output(count, act), w = input(width, SC_F32, 1);
+                sc_cross_attention_args t = {.seqs = seqs, .tokens = tokens, .heads = heads, .head_dim = dim, .q = q.host, .eps = 1e-6f, .out = out.host}, c;
+                for (int s = 0; s < seqs; s++) t.k[s] = k.host, t.v[s] = v.host, t.n[s] = s % 2 ? (n + 1) / 2 : n, t.last_bias[s] = s % 3 ? logf(17) : 0;
+                if (norm) t.norm_q = w.host;
+                c = t;
+                c.q = q.dev, c.out = out.dev;
+                if (norm) c.norm_q = w.dev;
+                for (int s = 0; s < seqs; s++) c.k[s] = k.dev, c.v[s] = v.dev;
+                char what[80];
+                snprintf(what, sizeof what, "cross_attention %d x %d x %d, %d keys%s", tokens, heads, dim, n, norm ? ", q normalised" : "");
+                BOTH(cross_attention, &t, &c);
+                same(what, &out, tolerance_of(act));
+                drop(&q), drop(&k), drop(&v), drop(&w);
+            }
 }
 
 static void test_text_attention(void) {

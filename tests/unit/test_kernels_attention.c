@@ -183,14 +183,27 @@ static void cross_attention_matches_the_twin(void **state) {
     for (size_t i = 0; i < sizeof shape / sizeof *shape; i++) {
         int tokens = shape[i][0], heads = shape[i][1], dim = shape[i][2], n = shape[i][3];
         size_t width = (size_t)(heads * dim), count = 2 * (size_t)tokens * width, keys = (size_t)n * width;
-        float *q = random_floats(count, 1), *k = random_floats(keys, 2), *v = random_floats(keys, 3), *out = guarded(count), *want = guarded(count);
-        sc_cross_attention_args a = {.seqs = 2, .tokens = tokens, .heads = heads, .head_dim = dim, .q = q, .k = {k, k}, .v = {v, v}, .n = {n, (n + 1) / 2},
-                                     .last_bias = {0, logf(17)}, .out = want};
-        assert_int_equal(p->twin->ops->cross_attention(p->twin, &a, NULL), SC_OK);
-        a.out = out;
-        assert_int_equal(p->fast->ops->cross_attention(p->fast, &a, NULL), SC_OK);
-        assert_close("cross attention", out, want, count, 2e-6);
-        release_guarded(q, count), release_guarded(k, keys), release_guarded(v, keys), release_guarded(out, count), release_guarded(want, count);
+        for (int norm = 0; norm < 2; norm++) { /* q may be normalised in place: each side gets its own */
+            float *q[2] = {random_floats(count, 1), random_floats(count, 1)}, *k = random_floats(keys, 2), *v = random_floats(keys, 3), *weight = random_floats(width, 4);
+            float *out = guarded(count), *want = guarded(count);
+            sc_cross_attention_args a = {.seqs = 2, .tokens = tokens, .heads = heads, .head_dim = dim, .q = q[0], .norm_q = norm ? weight : NULL, .eps = 1e-6f, .k = {k, k},
+                                         .v = {v, v}, .n = {n, (n + 1) / 2}, .last_bias = {0, logf(17)}, .out = want};
+            assert_int_equal(p->twin->ops->cross_attention(p->twin, &a, NULL), SC_OK);
+            a.q = q[1], a.out = out;
+            assert_int_equal(p->fast->ops->cross_attention(p->fast, &a, NULL), SC_OK);
+            assert_close("cross attention", out, want, count, norm ? 4e-6 : 2e-6);
+            if (norm) { /* as by rms_norm first */
+                float *again = random_floats(count, 1);
+                sc_rms_norm_args r = {.x = again, .ldx = (int)width, .out = again, .m = 2 * tokens, .dim = (int)width, .eps = 1e-6f, .weight = weight};
+                assert_int_equal(p->twin->ops->rms_norm(p->twin, &r, NULL), SC_OK);
+                a.q = again, a.norm_q = NULL, a.out = out;
+                assert_int_equal(p->twin->ops->cross_attention(p->twin, &a, NULL), SC_OK);
+                assert_memory_equal(out, want, count * sizeof *out);
+                release_guarded(again, count);
+            }
+            release_guarded(q[0], count), release_guarded(q[1], count), release_guarded(k, keys), release_guarded(v, keys), release_guarded(weight, width);
+            release_guarded(out, count), release_guarded(want, count);
+        }
     }
 }
 
