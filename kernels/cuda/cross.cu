@@ -36,9 +36,9 @@ extern "C" sc_status sc_cuda_cross_attention(sc_device *dev, const sc_cross_atte
         }
     }
     switch (aligned ? a->head_dim : 0) {
-    case 128: SC_ACT_CALL(dev->act, (mha_launch<T, 128, false>(&m, a->heads, a->seqs, c->stream))); break;
-    case 64: SC_ACT_CALL(dev->act, (mha_launch<T, 64, false>(&m, a->heads, a->seqs, c->stream))); break;
-    case 32: SC_ACT_CALL(dev->act, (mha_launch<T, 32, false>(&m, a->heads, a->seqs, c->stream))); break;
+    case 128: SC_ACT_CALL(dev->act, (mha_launch<T, 128, false>(c, &m, a->heads, a->seqs))); break;
+    case 64: SC_ACT_CALL(dev->act, (mha_launch<T, 64, false>(c, &m, a->heads, a->seqs))); break;
+    case 32: SC_ACT_CALL(dev->act, (mha_launch<T, 32, false>(c, &m, a->heads, a->seqs))); break;
     default: SC_ACT_CALL(dev->act, (mha_plain_launch<T, false>(&m, a->head_dim, a->heads, a->seqs, c->stream)));
     }
     return sc_launched("cross_attention", err);

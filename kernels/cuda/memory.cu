@@ -7,6 +7,7 @@
  *   move: one CTA per (sequence, head): ranks, then the slots, from a copy of the old ones in the workspace.
  * Once a chunk and layer; some ten microseconds. */
 #include "kernels/cuda/cuda_common.cuh"
+#include "kernels/cuda/launch.cuh"
 
 #include <assert.h>
 
@@ -23,6 +24,7 @@ struct memory_params {
 };
 
 __global__ static void __launch_bounds__(128) rows_kernel(const __grid_constant__ memory_params p) {
+    sc::stream_order();
     const int row = blockIdx.x * 4 + (threadIdx.x >> 5), lane = threadIdx.x & 31;
     if (row >= p.seqs * p.heads * p.blocks) return;
     const sc_kv_view &v = p.view[row / (p.heads * p.blocks)];
@@ -39,6 +41,7 @@ __global__ static void __launch_bounds__(128) rows_kernel(const __grid_constant_
 
 /* Grid (columns / 32, seqs * heads), 32 columns x 8 rows at a time; the eight part sums are added in order. */
 __global__ static void __launch_bounds__(256) mass_kernel(const __grid_constant__ memory_params p) {
+    sc::stream_order();
     __shared__ double part[8][33];
     const int head = blockIdx.y, j = blockIdx.x * 32 + (threadIdx.x & 31), r = threadIdx.x >> 5;
     const sc_kv_view &v = p.view[head / p.heads];
@@ -74,6 +77,7 @@ static __device__ int count_before(bool flag, int *all) {
 }
 
 __global__ static void __launch_bounds__(1024) move_kernel(const __grid_constant__ memory_params p) {
+    sc::stream_order();
     const int head = blockIdx.x, tid = threadIdx.x, blocks = p.blocks;
     const sc_kv_view &v = p.view[head / p.heads];
     const int end = v.window_base + v.window, candidates = v.persistent + blocks, free_before = v.window_base - v.persistent;
@@ -139,8 +143,8 @@ sc_status sc_cuda_memory_update(sc_device *device, const sc_memory_update_args *
     p.spare = (int32_t *)at, at += heads * (size_t)p.old_stride * sizeof *p.spare;
     p.mass = a->mass ? a->mass : (float *)at, at += heads * (size_t)p.score_stride * sizeof *p.mass;
     assert((size_t)(at - (unsigned char *)dev->workspace) <= dev->workspace_bytes);
-    rows_kernel<<<(unsigned)((rows + 3) / 4), 128, 0, dev->stream>>>(p);
-    mass_kernel<<<dim3((unsigned)((columns + 31) / 32), (unsigned)heads), 256, 0, dev->stream>>>(p);
-    move_kernel<<<(unsigned)heads, 1024, 0, dev->stream>>>(p);
+    sc::launch(dev, rows_kernel, (unsigned)((rows + 3) / 4), 128, 0, 0, p);
+    sc::launch(dev, mass_kernel, dim3((unsigned)((columns + 31) / 32), (unsigned)heads), 256, 0, 0, p);
+    sc::launch(dev, move_kernel, (unsigned)heads, 1024, 0, 0, p);
     return sc_cuda_launched("memory update", err);
 }

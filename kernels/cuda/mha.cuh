@@ -83,6 +83,7 @@ template <class T, int D> __device__ __forceinline__ void mha_normalise(uint32_t
 
 /* ONE: no sequence has more than one tile of keys, which frees the registers of the running result while the logits are made. */
 template <class T, int D, bool TEXT, bool ONE> __global__ static void __launch_bounds__(MHA_THREADS, ONE ? 4 : D == 128 ? 3 : 1) mha_kernel(const __grid_constant__ mha_args a) {
+    stream_order();
     extern __shared__ __align__(128) unsigned char mha_shared[];
     constexpr int LD = D + MHA_PAD, TILE_BYTES = MHA_TILE * LD * 2;
     constexpr float LOG2E = 1.4426950408889634f;
@@ -244,24 +245,22 @@ template <class T, bool TEXT> static void mha_plain_launch(const mha_args *a, in
     mha_plain_kernel<T, TEXT><<<dim3(a->tokens, heads, seqs), MHA_THREADS, (most + 3) * sizeof(float), stream>>>(*a, dim);
 }
 
-template <class T, int D, bool TEXT, bool ONE> static void mha_launch_tiles(const mha_args *a, int heads, int seqs, cudaStream_t stream) {
+template <class T, int D, bool TEXT, bool ONE> static void mha_launch_tiles(struct sc_cuda *dev, const mha_args *a, int heads, int seqs) {
     const auto kernel = mha_kernel<T, D, TEXT, ONE>;
     const dim3 grid(heads, (a->tokens + MHA_TILE - 1) / MHA_TILE, seqs);
     constexpr int bytes = mha_shared_bytes<D>(ONE ? 1 : 2);
     cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes);
-    if (a->norm) {
-        cudaFuncSetAttribute(kernel, cudaFuncAttributeNonPortableClusterSizeAllowed, 1); /* more than 8 */
-        launch_clusters(kernel, grid, MHA_THREADS, bytes, stream, heads, *a);
-    } else kernel<<<grid, MHA_THREADS, bytes, stream>>>(*a);
+    if (a->norm) cudaFuncSetAttribute(kernel, cudaFuncAttributeNonPortableClusterSizeAllowed, 1); /* more than 8 */
+    launch(dev, kernel, grid, MHA_THREADS, bytes, a->norm ? heads : 0, *a);
 }
 
 /* With a->norm: on a card of compute capability 9.0, heads <= MHA_CLUSTER_MAX. */
-template <class T, int D, bool TEXT> static void mha_launch(const mha_args *a, int heads, int seqs, cudaStream_t stream) {
+template <class T, int D, bool TEXT> static void mha_launch(struct sc_cuda *dev, const mha_args *a, int heads, int seqs) {
     bool one = !TEXT;
     for (int s = 0; s < seqs; s++) one = one && a->n[s] <= MHA_TILE;
     if constexpr (!TEXT)
-        if (one) return mha_launch_tiles<T, D, TEXT, true>(a, heads, seqs, stream);
-    mha_launch_tiles<T, D, TEXT, false>(a, heads, seqs, stream);
+        if (one) return mha_launch_tiles<T, D, TEXT, true>(dev, a, heads, seqs);
+    mha_launch_tiles<T, D, TEXT, false>(dev, a, heads, seqs);
 }
 
 } // namespace sc

@@ -13,6 +13,7 @@
 #include "kernels/cuda/act.cuh"
 #include "kernels/cuda/cuda.h"
 #include "kernels/cuda/fault.h"
+#include "kernels/cuda/launch.cuh"
 
 #include <assert.h>
 
@@ -22,6 +23,7 @@ enum { ROW_THREADS = 128 };
 
 template <class O, int VEC>
 __global__ static void __launch_bounds__(ROW_THREADS) layer_norm_kernel(sc_layer_norm_args a) {
+    stream_order();
     __shared__ float part[2][ROW_THREADS / 32];
     const int row = blockIdx.x, groups = a.dim / 4;
     const float *x = a.x + (size_t)row * a.dim;
@@ -107,6 +109,7 @@ template <> __device__ __forceinline__ void load8_last<float>(float v[8], const 
 /* One CTA a row, VEC groups of eight channels a thread. */
 template <class T, class O, int COUNT, int VEC>
 __global__ static void __launch_bounds__(COUNT) add_norm_kernel(const __grid_constant__ add_norm_args a) {
+    stream_order();
     __shared__ float part[2][COUNT / 32];
     const int row = blockIdx.x, groups = a.norm.dim / 8;
     const T *y = (const T *)a.y + (size_t)row * a.norm.dim;
@@ -163,6 +166,7 @@ __global__ static void __launch_bounds__(COUNT) add_norm_kernel(const __grid_con
 
 template <class X, class O, int VEC>
 __global__ static void __launch_bounds__(ROW_THREADS) rms_norm_kernel(sc_rms_norm_args a) {
+    stream_order();
     __shared__ float part[ROW_THREADS / 32];
     const int row = blockIdx.x, groups = a.dim / 4;
     const X *x = (const X *)a.x + (size_t)row * a.ldx;
@@ -211,32 +215,32 @@ static int vec_of(int dim, bool fits) {
     return need <= 1 ? 1 : need <= 3 ? 3 : need <= 8 ? 8 : 12;
 }
 
-template <class O> static void launch_layer_norm(const sc_layer_norm_args *a, cudaStream_t stream) {
+template <class O> static void launch_layer_norm(struct sc_cuda *c, const sc_layer_norm_args *a) {
     const bool fits = aligned16(a->x, a->out, a->weight, a->bias, a->shift, a->scale) && a->mod_stride % 4 == 0;
     switch (vec_of(a->dim, fits)) {
-    case 1: layer_norm_kernel<O, 1><<<a->m, ROW_THREADS, 0, stream>>>(*a); break;
-    case 3: layer_norm_kernel<O, 3><<<a->m, ROW_THREADS, 0, stream>>>(*a); break;
-    case 8: layer_norm_kernel<O, 8><<<a->m, ROW_THREADS, 0, stream>>>(*a); break;
-    case 12: layer_norm_kernel<O, 12><<<a->m, ROW_THREADS, 0, stream>>>(*a); break;
-    default: layer_norm_plain<O><<<a->m, ROW_THREADS, 0, stream>>>(*a);
+    case 1: launch(c, layer_norm_kernel<O, 1>, a->m, ROW_THREADS, 0, 0, *a); break;
+    case 3: launch(c, layer_norm_kernel<O, 3>, a->m, ROW_THREADS, 0, 0, *a); break;
+    case 8: launch(c, layer_norm_kernel<O, 8>, a->m, ROW_THREADS, 0, 0, *a); break;
+    case 12: launch(c, layer_norm_kernel<O, 12>, a->m, ROW_THREADS, 0, 0, *a); break;
+    default: layer_norm_plain<O><<<a->m, ROW_THREADS, 0, c->stream>>>(*a);
     }
 }
 
-template <class X, class O> static void launch_rms_norm(const sc_rms_norm_args *a, cudaStream_t stream) {
+template <class X, class O> static void launch_rms_norm(struct sc_cuda *c, const sc_rms_norm_args *a) {
     const bool fits = aligned16(a->x, a->out, a->weight, NULL, NULL, NULL) && a->ldx % 8 == 0;
     switch (vec_of(a->dim, fits)) {
-    case 1: rms_norm_kernel<X, O, 1><<<a->m, ROW_THREADS, 0, stream>>>(*a); break;
-    case 3: rms_norm_kernel<X, O, 3><<<a->m, ROW_THREADS, 0, stream>>>(*a); break;
-    case 8: rms_norm_kernel<X, O, 8><<<a->m, ROW_THREADS, 0, stream>>>(*a); break;
-    case 12: rms_norm_kernel<X, O, 12><<<a->m, ROW_THREADS, 0, stream>>>(*a); break;
-    default: rms_norm_plain<X, O><<<a->m, ROW_THREADS, 0, stream>>>(*a);
+    case 1: launch(c, rms_norm_kernel<X, O, 1>, a->m, ROW_THREADS, 0, 0, *a); break;
+    case 3: launch(c, rms_norm_kernel<X, O, 3>, a->m, ROW_THREADS, 0, 0, *a); break;
+    case 8: launch(c, rms_norm_kernel<X, O, 8>, a->m, ROW_THREADS, 0, 0, *a); break;
+    case 12: launch(c, rms_norm_kernel<X, O, 12>, a->m, ROW_THREADS, 0, 0, *a); break;
+    default: rms_norm_plain<X, O><<<a->m, ROW_THREADS, 0, c->stream>>>(*a);
     }
 }
 
-template <class T, class O> static void launch_add_norm(const add_norm_args *a, cudaStream_t stream) {
-    if (a->norm.dim <= 512) add_norm_kernel<T, O, 64, 1><<<a->norm.m, 64, 0, stream>>>(*a);
-    else if (a->norm.dim <= 1536) add_norm_kernel<T, O, 192, 1><<<a->norm.m, 192, 0, stream>>>(*a);
-    else add_norm_kernel<T, O, 320, 2><<<a->norm.m, 320, 0, stream>>>(*a);
+template <class T, class O> static void launch_add_norm(struct sc_cuda *c, const add_norm_args *a) {
+    if (a->norm.dim <= 512) launch(c, add_norm_kernel<T, O, 64, 1>, a->norm.m, 64, 0, 0, *a);
+    else if (a->norm.dim <= 1536) launch(c, add_norm_kernel<T, O, 192, 1>, a->norm.m, 192, 0, 0, *a);
+    else launch(c, add_norm_kernel<T, O, 320, 2>, a->norm.m, 320, 0, 0, *a);
 }
 
 extern "C" bool sc_cuda_add_norm(struct sc_cuda *c, const void *y, sc_dtype y_type, const float *gate, int gate_stride, const int32_t *gate_mod,
@@ -246,16 +250,16 @@ extern "C" bool sc_cuda_add_norm(struct sc_cuda *c, const void *y, sc_dtype y_ty
     const bool fits = norm->dim % 8 == 0 && norm->dim <= 5120 && norm->mod_stride % 4 == 0 && (!gate || gate_stride % 4 == 0) && !norm->out_f32 &&
                       aligned16(norm->x, norm->out, norm->weight, norm->bias, norm->shift, norm->scale) && aligned16(y, gate, NULL, NULL, NULL, NULL);
     if (!fits) return false;
-    if (y_type == SC_F32) SC_ACT_CALL(c->base.act, (launch_add_norm<float, T>(&a, c->stream)));
-    else launch_add_norm<__nv_bfloat16, __nv_bfloat16>(&a, c->stream);
+    if (y_type == SC_F32) SC_ACT_CALL(c->base.act, (launch_add_norm<float, T>(c, &a)));
+    else launch_add_norm<__nv_bfloat16, __nv_bfloat16>(c, &a);
     return true;
 }
 
 extern "C" sc_status sc_cuda_layer_norm(sc_device *dev, const sc_layer_norm_args *a, sc_error *err) {
     struct sc_cuda *c = (struct sc_cuda *)dev;
     if (a->m < 1) return SC_OK;
-    if (a->out_f32) launch_layer_norm<float>(a, c->stream);
-    else SC_ACT_CALL(dev->act, launch_layer_norm<T>(a, c->stream));
+    if (a->out_f32) launch_layer_norm<float>(c, a);
+    else SC_ACT_CALL(dev->act, launch_layer_norm<T>(c, a));
     return sc_launched("layer_norm", err);
 }
 
@@ -263,10 +267,10 @@ extern "C" sc_status sc_cuda_rms_norm(sc_device *dev, const sc_rms_norm_args *a,
     struct sc_cuda *c = (struct sc_cuda *)dev;
     assert((a->x_type == SC_F32 || a->x_type == dev->act) && (a->out_type == SC_F32 || a->out_type == dev->act));
     if (a->m < 1) return SC_OK;
-    if (a->x_type == SC_F32 && a->out_type == SC_F32) launch_rms_norm<float, float>(a, c->stream);
-    else if (a->x_type == SC_F32) SC_ACT_CALL(dev->act, (launch_rms_norm<float, T>(a, c->stream)));
-    else if (a->out_type == SC_F32) SC_ACT_CALL(dev->act, (launch_rms_norm<T, float>(a, c->stream)));
-    else SC_ACT_CALL(dev->act, (launch_rms_norm<T, T>(a, c->stream)));
+    if (a->x_type == SC_F32 && a->out_type == SC_F32) launch_rms_norm<float, float>(c, a);
+    else if (a->x_type == SC_F32) SC_ACT_CALL(dev->act, (launch_rms_norm<float, T>(c, a)));
+    else if (a->out_type == SC_F32) SC_ACT_CALL(dev->act, (launch_rms_norm<T, float>(c, a)));
+    else SC_ACT_CALL(dev->act, (launch_rms_norm<T, T>(c, a)));
     return sc_launched("rms_norm", err);
 }
 

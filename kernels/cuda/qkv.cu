@@ -117,6 +117,7 @@ template <> struct eight<float> {
 
 /* Grid (CLUSTER, blocks, seqs); width / 8 threads, rounded up to whole warps; dynamic shared memory: the sums of q and of k, [2][width]. */
 template <class X, class T, int COUNT> __global__ static void __launch_bounds__(COUNT, COUNT > 192 ? 1 : sizeof(X) == 4 ? 3 : 4) block_kernel(const __grid_constant__ heads_args a) {
+    stream_order();
     extern __shared__ __align__(16) float sums[];
     __shared__ float part[2][2 * ROWS][COUNT / 32];
     const int rank = blockIdx.x, b = blockIdx.y, s = blockIdx.z, first = a.start[b], length = a.start[b + 1] - first, width = a.heads * DIM;
@@ -239,12 +240,14 @@ template <class X, class T> __global__ static void __launch_bounds__(THREADS) he
     }
 }
 
-template <class X, class T> static void launch(const sc_qkv_args *a, const heads_args *h, float2 *scale, bool clusters, cudaStream_t stream) {
+template <class X, class T> static void launch_qkv(struct sc_cuda *c, const sc_qkv_args *a, const heads_args *h, float2 *scale) {
+    const cudaStream_t stream = c->stream;
+    const bool clusters = c->cc_major >= 9 && !c->force_mma;
     const dim3 grid(a->blocks.blocks, a->heads, a->seqs), all_heads(CLUSTER, a->blocks.blocks, a->seqs);
     const int width = a->heads * DIM, threads = (width / 8 + 31) / 32 * 32;
     if (a->head_dim == DIM && clusters && width <= WIDEST) {
-        if (threads <= 192) launch_clusters(block_kernel<X, T, 192>, all_heads, threads, 2 * width * sizeof(float), stream, CLUSTER, *h);
-        else launch_clusters(block_kernel<X, T, WIDEST / 8>, all_heads, threads, 2 * width * sizeof(float), stream, CLUSTER, *h);
+        if (threads <= 192) sc::launch(c, block_kernel<X, T, 192>, all_heads, threads, 2 * width * sizeof(float), CLUSTER, *h);
+        else sc::launch(c, block_kernel<X, T, WIDEST / 8>, all_heads, threads, 2 * width * sizeof(float), CLUSTER, *h);
     } else if (a->head_dim == DIM) {
         row_scale_kernel<X><<<a->seqs * a->blocks.tokens, THREADS, 0, stream>>>(scale, (const X *)a->qkv, a->heads * DIM, a->eps);
         heads_kernel<X, T><<<grid, THREADS, 0, stream>>>(*h);
@@ -266,8 +269,7 @@ extern "C" sc_status sc_cuda_qkv(sc_device *dev, const sc_qkv_args *a, sc_error 
         h.view[s].stride = a->view[s].slot_stride;
         h.view[s].own = a->view[s].window_base + a->view[s].window - a->blocks.blocks;
     }
-    const bool clusters = c->cc_major >= 9 && !c->force_mma;
-    if (a->qkv_type == SC_F32) SC_ACT_CALL(dev->act, (launch<float, T>(a, &h, scale, clusters, c->stream)));
-    else SC_ACT_CALL(dev->act, (launch<T, T>(a, &h, scale, clusters, c->stream)));
+    if (a->qkv_type == SC_F32) SC_ACT_CALL(dev->act, (launch_qkv<float, T>(c, a, &h, scale)));
+    else SC_ACT_CALL(dev->act, (launch_qkv<T, T>(c, a, &h, scale)));
     return sc_launched("qkv", err);
 }

@@ -12,6 +12,7 @@
  *
  * Bound: latency. 2 * 128 flop a score on the f32 pipes are 56 MFLOP a layer at 832x480; every CTA reads its head's keys, 120 KB, from L2. */
 #include "kernels/cuda/cuda_common.cuh"
+#include "kernels/cuda/launch.cuh"
 
 #include <assert.h>
 #include <math.h>
@@ -162,6 +163,7 @@ template <int PER> __device__ __forceinline__ void keep(const select_params &p, 
 
 /* Grid (groups of QUERIES, seqs * heads). PER 8, 32: windows of at most 256, 1024 blocks; 0: any. */
 template <int PAIRS, int PER> __global__ static void __launch_bounds__(THREADS) select_kernel(const __grid_constant__ select_params p) {
+    sc::stream_order();
     __shared__ int page[TILE], age[TILE];
     const int seq_head = blockIdx.y, row0 = blockIdx.x * QUERIES, warp = threadIdx.x / 32;
     const select_seq &seq = p.seq[seq_head / p.heads];
@@ -170,11 +172,11 @@ template <int PAIRS, int PER> __global__ static void __launch_bounds__(THREADS) 
     for (int r = warp; r < QUERIES && row0 + r < p.blocks; r += WARPS) keep<PER>(p, seq, seq_head, row0 + r);
 }
 
-template <int PAIRS> static void launch(const select_params *p, int seqs, int window, cudaStream_t stream) {
+template <int PAIRS> static void launch_select(struct sc_cuda *dev, const select_params *p, int seqs, int window) {
     const dim3 grid((p->blocks + QUERIES - 1) / QUERIES, seqs * p->heads);
-    if (window <= 256) select_kernel<PAIRS, 8><<<grid, THREADS, 0, stream>>>(*p);
-    else if (window <= 1024) select_kernel<PAIRS, 32><<<grid, THREADS, 0, stream>>>(*p);
-    else select_kernel<PAIRS, 0><<<grid, THREADS, 0, stream>>>(*p);
+    if (window <= 256) sc::launch(dev, select_kernel<PAIRS, 8>, grid, THREADS, 0, 0, *p);
+    else if (window <= 1024) sc::launch(dev, select_kernel<PAIRS, 32>, grid, THREADS, 0, 0, *p);
+    else sc::launch(dev, select_kernel<PAIRS, 0>, grid, THREADS, 0, 0, *p);
 }
 
 sc_status sc_cuda_select(sc_device *device, const sc_select_args *a, sc_error *err) {
@@ -200,7 +202,7 @@ sc_status sc_cuda_select(sc_device *device, const sc_select_args *a, sc_error *e
     p.rep_k = a->pages.rep_k;
     p.score = a->score;
     p.list = a->list;
-    if (a->head_dim <= 128) launch<2>(&p, a->seqs, window, dev->stream);
-    else launch<4>(&p, a->seqs, window, dev->stream);
+    if (a->head_dim <= 128) launch_select<2>(dev, &p, a->seqs, window);
+    else launch_select<4>(dev, &p, a->seqs, window);
     return sc_cuda_launched("select", err);
 }

@@ -23,10 +23,10 @@ extern "C" sc_status sc_cuda_text_attention(sc_device *dev, const sc_text_attent
     m.scale = 1;
     const bool aligned = a->ld % 8 == 0 && (((uintptr_t)a->q | (uintptr_t)a->k | (uintptr_t)a->v | (uintptr_t)a->out) & 15) == 0;
     switch (aligned ? a->head_dim : 0) {
-    case 128: SC_ACT_CALL(dev->act, (mha_launch<T, 128, true>(&m, a->heads, 1, c->stream))); break;
-    case 64: SC_ACT_CALL(dev->act, (mha_launch<T, 64, true>(&m, a->heads, 1, c->stream))); break;
-    case 32: SC_ACT_CALL(dev->act, (mha_launch<T, 32, true>(&m, a->heads, 1, c->stream))); break;
-    case 16: SC_ACT_CALL(dev->act, (mha_launch<T, 16, true>(&m, a->heads, 1, c->stream))); break;
+    case 128: SC_ACT_CALL(dev->act, (mha_launch<T, 128, true>(c, &m, a->heads, 1))); break;
+    case 64: SC_ACT_CALL(dev->act, (mha_launch<T, 64, true>(c, &m, a->heads, 1))); break;
+    case 32: SC_ACT_CALL(dev->act, (mha_launch<T, 32, true>(c, &m, a->heads, 1))); break;
+    case 16: SC_ACT_CALL(dev->act, (mha_launch<T, 16, true>(c, &m, a->heads, 1))); break;
     default: SC_ACT_CALL(dev->act, (mha_plain_launch<T, true>(&m, a->head_dim, a->heads, 1, c->stream)));
     }
     return sc_launched("text_attention", err);
