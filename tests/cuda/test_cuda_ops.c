@@ -10,8 +10,7 @@ static sc_dtype act;
 
 /* ---- linear ------------------------------------------------------------------------------------------------------------- */
 
-/* Weights that f32, f16 and bf16 all hold. */
-/* Values that bf16 and f16 both hold exactly, small ones too. */
+/* Weights that f32, f16 and bf16 all hold, small ones too. */
 static float *weights(size_t n, float scale) {
     float *w = malloc(n * 4 + 4);
     for (size_t i = 0; i < n; i++) w[i] = rounded(rounded(normal_number() * scale, SC_BF16), SC_F16);
