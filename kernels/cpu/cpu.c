@@ -102,6 +102,7 @@ sc_status sc_cpu_open(sc_device **out, int threads, sc_error *err) {
     if (!cpu) return sc_fail(err, SC_ENOMEM, "device cpu: out of memory");
     cpu->base.ops = &fast_ops;
     cpu->base.act = SC_F32;
+    cpu->base.in_place = true;
     cpu->isa = kern->isa;
     cpu->kern = kern;
     cpu->pool = sc_pool_create(threads);

@@ -41,6 +41,9 @@ struct sc_isa_kernels {
     /* c[rows][nr] (+)= a . b: a(r, p) = a[r * rs + p * cs] with rs or cs 1, b row p at b + p * ldb. rows 1..mr. */
     void (*tile)(int rows, const float *a, ptrdiff_t rs, ptrdiff_t cs, const float *b, ptrdiff_t ldb, int k, float *c, ptrdiff_t ldc, bool accumulate);
 
+    /* panel[p * nr + c] = f32 of the bf16 number p of row[c], c < nr, p < k: a packed panel out of rows as a file has them, at any address. */
+    void (*widen)(float *panel, const void *const *row, int k);
+
     /* out[i] = epilogue(y[i] + bias[i]) of one row; gate for SC_EPI_GATED_RESIDUAL. y has room for whole vectors past n. */
     void (*epilogue)(sc_epilogue kind, float *out, const float *y, const float *bias, const float *gate, int n);
 

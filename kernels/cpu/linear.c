@@ -6,45 +6,106 @@
  * touched once, the residual included, and no result depends on which thread had the item.
  *
  * Bound: 24 FMAs of 16 lanes per step of k and tile, two a cycle. Inputs are broadcast straight from x: packing it was measured
- * and gains nothing. Matrices live in panels only; gather reads rows back out of them. */
+ * and gains nothing. Matrices live in panels only; gather reads rows back out of them.
+ *
+ * Weights of bf16 stay bf16, in the rows they came in: half the memory, and none at all when they are used where they lie in a mapped
+ * file. An item makes each panel itself, K_BLOCK inputs at a time, in its thread's work memory; from there everything is as above, so the
+ * results are those of the same weights as f32, bit for bit. Making a panel costs about as much as eight rows of x; an item therefore
+ * has more rows (BF16_ROWS), and few tokens are bound by reading the weights. */
 #include "kernels/cpu/gemm.h"
 #include "kernels/cpu/isa.h"
 
 #include <assert.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 
-enum { ROWS = 60, COLS = 256, K_BLOCK = 1024 };
+#ifndef MADV_POPULATE_READ
+#define MADV_POPULATE_READ 22 /* Linux 5.14 */
+#endif
+
+enum { ROWS = 60, BF16_ROWS = 180, COLS = 256, K_BLOCK = 1024, PAGE = 4096 };
+static const size_t TOUCH_BYTES = (size_t)4 << 20;
 
 struct sc_matrix {
-    sc_packed w;
-    float *bias; /* [n rounded up to whole panels] */
+    sc_packed w;              /* data NULL: bf16 */
+    float *bias;              /* [n rounded up to whole panels] */
+    const char *part[SC_MAX_PARTS]; /* bf16 [part_rows][k] at any address */
+    int parts, part_rows[SC_MAX_PARTS];
+    void *own;                /* what the parts point into, when it is not the caller's */
 };
+
+/* Row of a bf16 matrix. */
+static const char *bf16_row(const sc_matrix *m, int row) {
+    int p = 0;
+    while (row >= m->part_rows[p]) row -= m->part_rows[p++];
+    return m->part[p] + 2 * (size_t)row * (size_t)m->w.k;
+}
+
+typedef struct { const char *from; size_t bytes; } span;
+
+/* Brings pages of a mapped file in, so that the first product does not wait for them. */
+static void touch_item(void *ctx, int item, int thread) {
+    const span *s = ctx;
+    const size_t at = (size_t)item * TOUCH_BYTES, n = s->bytes - at < TOUCH_BYTES ? s->bytes - at : TOUCH_BYTES;
+    char *first = (char *)((uintptr_t)(s->from + at) & ~(uintptr_t)(PAGE - 1));
+
+    (void)thread;
+    if (!madvise(first, (size_t)(s->from + at + n - first), MADV_POPULATE_READ)) return;
+    for (size_t i = 0; i < n; i += PAGE) (void)*(const volatile char *)(s->from + at + i);
+}
+
+static sc_status keep_bf16(sc_device *dev, sc_matrix *m, const sc_matrix_desc *d, sc_error *err) {
+    const size_t row = 2 * (size_t)d->cols;
+    char *copy = NULL;
+
+    if (!d->stays && !(copy = m->own = sc_cpu_aligned((size_t)m->w.n * row)))
+        return sc_fail(err, SC_ENOMEM, "matrix %d x %d: out of memory", m->w.n, d->cols);
+    for (int p = 0; p < d->parts; p++) {
+        span s = {d->data[p], (size_t)d->rows[p] * row};
+        m->part[p] = copy ? copy : s.from;
+        m->part_rows[p] = d->rows[p];
+        if (copy) memcpy(copy, s.from, s.bytes), copy += s.bytes;
+        else sc_pool_run(sc_cpu(dev)->pool, touch_item, &s, (int)((s.bytes + TOUCH_BYTES - 1) / TOUCH_BYTES));
+    }
+    m->parts = d->parts;
+    return SC_OK;
+}
+
+static sc_status pack_f32(sc_matrix *m, const sc_isa_kernels *kern, const sc_matrix_desc *d, sc_error *err) {
+    const int n = m->w.n;
+    float *all = sc_cpu_aligned((size_t)n * (size_t)d->cols * sizeof(float));
+    sc_status rc;
+
+    if (!all) return sc_fail(err, SC_ENOMEM, "matrix %d x %d: out of memory", n, d->cols);
+    for (int p = 0, row = 0; p < d->parts; row += d->rows[p], p++)
+        sc_to_f32(all + (size_t)row * (size_t)d->cols, d->data[p], d->type[p], (size_t)d->rows[p] * (size_t)d->cols);
+    rc = sc_gemm_pack(&m->w, kern, all, d->cols, n, d->cols, err);
+    free(all);
+    return rc;
+}
 
 sc_status sc_fast_matrix_create(sc_device *dev, sc_matrix **out, const sc_matrix_desc *d, sc_error *err) {
     const sc_isa_kernels *kern = sc_cpu(dev)->kern;
     sc_matrix *m = calloc(1, sizeof *m);
-    float *all = NULL;
+    bool bf16 = true;
     int n = 0, row = 0;
     sc_status rc = SC_OK;
 
     *out = NULL;
     assert(d->parts >= 1 && d->parts <= SC_MAX_PARTS && d->cols >= 1);
-    for (int p = 0; p < d->parts; p++) n += d->rows[p];
+    for (int p = 0; p < d->parts; p++) n += d->rows[p], bf16 = bf16 && d->type[p] == SC_BF16;
     if (m) m->bias = calloc((size_t)(n + kern->nr), sizeof(float));
-    all = sc_cpu_aligned((size_t)n * (size_t)d->cols * sizeof(float));
-    if (!m || !m->bias || !all) { rc = sc_fail(err, SC_ENOMEM, "matrix %d x %d: out of memory", n, d->cols); goto cleanup; }
-    for (int p = 0; p < d->parts; row += d->rows[p], p++) {
-        sc_to_f32(all + (size_t)row * (size_t)d->cols, d->data[p], d->type[p], (size_t)d->rows[p] * (size_t)d->cols);
+    if (!m || !m->bias) { rc = sc_fail(err, SC_ENOMEM, "matrix %d x %d: out of memory", n, d->cols); goto cleanup; }
+    for (int p = 0; p < d->parts; row += d->rows[p], p++)
         if (d->bias[p]) sc_to_f32(m->bias + row, d->bias[p], d->bias_type[p], (size_t)d->rows[p]);
-    }
-    rc = sc_gemm_pack(&m->w, kern, all, d->cols, n, d->cols, err);
+    m->w = (sc_packed){.kern = kern, .n = n, .k = d->cols};
+    rc = bf16 ? keep_bf16(dev, m, d, err) : pack_f32(m, kern, d, err);
     if (rc) goto cleanup;
     *out = m;
     m = NULL;
 cleanup:
     sc_fast_matrix_destroy(dev, m);
-    free(all);
     return rc;
 }
 
@@ -52,6 +113,7 @@ void sc_fast_matrix_destroy(sc_device *dev, sc_matrix *m) {
     (void)dev;
     if (!m) return;
     sc_gemm_unpack(&m->w);
+    free(m->own);
     free(m->bias);
     free(m);
 }
@@ -59,8 +121,10 @@ void sc_fast_matrix_destroy(sc_device *dev, sc_matrix *m) {
 sc_status sc_fast_gather(sc_device *dev, float *out, const sc_matrix *table, const int32_t *rows_host, int n, sc_error *err) {
     (void)dev, (void)err;
     for (int i = 0; i < n; i++) {
+        float *to = out + (size_t)i * (size_t)table->w.k;
         assert(rows_host[i] >= 0 && rows_host[i] < table->w.n);
-        sc_gemm_row(&table->w, out + (size_t)i * (size_t)table->w.k, rows_host[i]);
+        if (table->parts) sc_to_f32(to, bf16_row(table, rows_host[i]), SC_BF16, (size_t)table->w.k);
+        else sc_gemm_row(&table->w, to, rows_host[i]);
     }
     return SC_OK;
 }
@@ -69,39 +133,74 @@ typedef struct {
     const sc_linear_args *a;
     const sc_isa_kernels *kern;
     int rows, cols, across; /* of an item; items side by side */
+    char *work;             /* bf16: a share of work_bytes for each thread: a panel [K_BLOCK][nr], then y [cols / nr][rows][nr] */
+    size_t work_bytes;
 } linear_run;
+
+/* y [rows][nr] = the products of rows i0 .. i1 - 1 of x with inputs p .. p + depth - 1 of a panel, added to what is there when p > 0. */
+static void linear_tiles(const linear_run *run, int i0, int i1, int p, int depth, const float *panel, float *y) {
+    const int nr = run->kern->nr, mr = run->kern->mr, k = run->a->w->w.k;
+
+    for (int i = i0; i < i1; i += mr)
+        run->kern->tile(i1 - i < mr ? i1 - i : mr, (const float *)run->a->x + (size_t)i * (size_t)k + (size_t)p, k, 1, panel, nr, depth, y + (i - i0) * nr, nr, p > 0);
+}
+
+/* The finished sums of one panel, columns j .. j + cols - 1, on their way out. */
+static void linear_finish(const linear_run *run, int i0, int i1, int j, const float *y) {
+    const sc_linear_args *a = run->a;
+    const int n = a->w->w.n, nr = run->kern->nr, cols = n - j < nr ? n - j : nr;
+
+    for (int i = i0; i < i1; i++) {
+        const float *gate = a->gate ? a->gate + (size_t)(a->row_mod ? a->row_mod[i] : 0) * (size_t)a->gate_stride + j : NULL;
+        run->kern->epilogue(a->epilogue, (float *)a->out + (size_t)i * (size_t)n + (size_t)j, y + (i - i0) * nr, a->w->bias + j, gate, cols);
+    }
+}
 
 static void linear_item(void *ctx, int item, int thread) {
     const linear_run *run = ctx;
-    const sc_linear_args *a = run->a;
-    const sc_isa_kernels *kern = run->kern;
-    const sc_packed *w = &a->w->w;
-    int i0 = item / run->across * run->rows, i1 = i0 + run->rows < a->m ? i0 + run->rows : a->m;
+    const sc_packed *w = &run->a->w->w;
+    int i0 = item / run->across * run->rows, i1 = i0 + run->rows < run->a->m ? i0 + run->rows : run->a->m;
     int j0 = item % run->across * run->cols, j1 = j0 + run->cols < w->n ? j0 + run->cols : w->n;
-    int k = w->k, n = w->n, nr = kern->nr, mr = kern->mr;
+    int k = w->k, nr = run->kern->nr;
     _Alignas(64) float y[ROWS * SC_TILE_COLS_MAX];
 
     (void)thread;
     for (int j = j0; j < j1; j += nr) {
-        const float *panel = w->data + (size_t)j * (size_t)k;
-        int cols = n - j < nr ? n - j : nr;
-        for (int p = 0; p < k; p += K_BLOCK) {
-            int depth = k - p < K_BLOCK ? k - p : K_BLOCK;
-            for (int i = i0; i < i1; i += mr)
-                kern->tile(i1 - i < mr ? i1 - i : mr, (const float *)a->x + (size_t)i * (size_t)k + (size_t)p, k, 1, panel + (size_t)p * (size_t)nr, nr,
-                           depth, y + (i - i0) * nr, nr, p > 0);
-        }
-        for (int i = i0; i < i1; i++) {
-            const float *gate = a->gate ? a->gate + (size_t)(a->row_mod ? a->row_mod[i] : 0) * (size_t)a->gate_stride + j : NULL;
-            kern->epilogue(a->epilogue, (float *)a->out + (size_t)i * (size_t)n + (size_t)j, y + (i - i0) * nr, a->w->bias + j, gate, cols);
+        for (int p = 0; p < k; p += K_BLOCK)
+            linear_tiles(run, i0, i1, p, k - p < K_BLOCK ? k - p : K_BLOCK, w->data + (size_t)j * (size_t)k + (size_t)p * (size_t)nr, y);
+        linear_finish(run, i0, i1, j, y);
+    }
+}
+
+/* Inputs outside, panels inside: K_BLOCK inputs of the item's rows stay in the second level cache while its panels pass. */
+static void bf16_item(void *ctx, int item, int thread) {
+    const linear_run *run = ctx;
+    const sc_packed *w = &run->a->w->w;
+    int i0 = item / run->across * run->rows, i1 = i0 + run->rows < run->a->m ? i0 + run->rows : run->a->m;
+    int j0 = item % run->across * run->cols, j1 = j0 + run->cols < w->n ? j0 + run->cols : w->n;
+    int k = w->k, nr = run->kern->nr;
+    float *panel = (float *)(run->work + (size_t)thread * run->work_bytes), *y = panel + K_BLOCK * nr;
+
+    for (int p = 0; p < k; p += K_BLOCK) {
+        const int depth = k - p < K_BLOCK ? k - p : K_BLOCK;
+        for (int j = j0; j < j1; j += nr) {
+            const void *row[SC_TILE_COLS_MAX];
+            for (int c = 0; c < nr; c++) row[c] = bf16_row(run->a->w, j + c < w->n ? j + c : w->n - 1) + 2 * (size_t)p; /* columns past the last: made, left out */
+            run->kern->widen(panel, row, depth);
+            linear_tiles(run, i0, i1, p, depth, panel, y + (size_t)(j - j0) * (size_t)run->rows);
         }
     }
+    for (int j = j0; j < j1; j += nr) linear_finish(run, i0, i1, j, y + (size_t)(j - j0) * (size_t)run->rows);
 }
 
 sc_status sc_fast_linear(sc_device *dev, const sc_linear_args *a, sc_error *err) {
     sc_cpu_device *cpu = sc_cpu(dev);
-    linear_run run = {.a = a, .kern = cpu->kern, .rows = ROWS, .cols = (COLS + cpu->kern->nr - 1) / cpu->kern->nr * cpu->kern->nr};
-    int down, want = 4 * sc_pool_threads(cpu->pool), n = a->w->w.n;
+    const bool bf16 = a->w->parts > 0;
+    const int nr = cpu->kern->nr, mr = cpu->kern->mr;
+    linear_run run = {.a = a, .kern = cpu->kern, .rows = bf16 ? BF16_ROWS : ROWS, .cols = (COLS + nr - 1) / nr * nr};
+    int down, want = 4 * sc_pool_threads(cpu->pool), n = a->w->w.n, least = bf16 ? nr : 2 * nr;
+    void *work;
+    sc_status rc;
 
     assert(a->out_type == SC_F32);
     assert(!a->then || (a->epilogue >= SC_EPI_RESIDUAL && a->then->x == a->out && a->then->m == a->m && a->then->dim == n));
@@ -109,10 +208,15 @@ sc_status sc_fast_linear(sc_device *dev, const sc_linear_args *a, sc_error *err)
         run.across = (n + run.cols - 1) / run.cols;
         down = (a->m + run.rows - 1) / run.rows;
         if (run.across * down >= want) break;
-        if (run.cols > 2 * cpu->kern->nr) run.cols = (run.cols / 2 + cpu->kern->nr - 1) / cpu->kern->nr * cpu->kern->nr;
-        else if (run.rows > cpu->kern->mr) run.rows = (run.rows / 2 + cpu->kern->mr - 1) / cpu->kern->mr * cpu->kern->mr;
+        if (run.cols > least) run.cols = (run.cols / 2 + nr - 1) / nr * nr;
+        else if (run.rows > (bf16 ? ROWS : mr) && (!bf16 || a->m > ROWS)) run.rows = (run.rows / 2 + mr - 1) / mr * mr;
         else break;
     }
-    sc_pool_run(cpu->pool, linear_item, &run, run.across * down);
+    if (bf16) {
+        run.work_bytes = (((size_t)K_BLOCK * (size_t)nr + (size_t)run.rows * (size_t)run.cols) * sizeof(float) + 63) / 64 * 64;
+        if ((rc = sc_cpu_scratch(dev, &work, run.work_bytes * (size_t)sc_pool_threads(cpu->pool), err))) return rc;
+        run.work = work;
+    }
+    sc_pool_run(cpu->pool, bf16 ? bf16_item : linear_item, &run, run.across * down);
     return a->then ? sc_fast_layer_norm(dev, a->then, err) : SC_OK;
 }

@@ -96,6 +96,64 @@ static void weights_of_half_precision_are_widened_exactly(void **state) {
     }
 }
 
+/* A bf16 matrix of three parts at an odd address, used where it lies or copied: the same bits as its values packed as f32, and close to the twin. */
+static void bf16_matches(struct pair *p, int m, int n, int k, sc_epilogue epilogue, bool stays) {
+    const size_t values = (size_t)n * (size_t)k, results = (size_t)m * (size_t)n;
+    float *w = random_floats(values, 6), *b = random_floats((size_t)n, 7), *x = random_floats((size_t)m * (size_t)k, 8), *gate = random_floats((size_t)n, 9);
+    float *start = random_floats(results, 10), *got = guarded(results), *same = guarded(results), *want = guarded(results), *row = guarded((size_t)k);
+    char *raw = malloc(2 * values + 1), *half = raw + 1;
+    const int r0 = n / 4, r1 = n / 2 - n / 4, parts = n < 4 ? 1 : 3;
+    const size_t a0 = (size_t)r0 * (size_t)k, a1 = a0 + (size_t)r1 * (size_t)k;
+    sc_matrix_desc wide = {.parts = parts, .cols = k, .rows = {parts == 1 ? n : r0, r1, n - r0 - r1}, .data = {w, w + a0, w + a1}, .bias = {parts == 1 ? b : NULL, b + r0}};
+    sc_matrix_desc d = wide;
+    sc_matrix *slow, *packed, *fast;
+    char what[80];
+
+    assert_non_null(raw);
+    for (size_t i = 0; i < values; i++) { /* cut to bf16; in the file's order */
+        uint32_t u;
+        memcpy(&u, &w[i], 4);
+        u &= 0xffff0000;
+        memcpy(&w[i], &u, 4);
+        memcpy(half + 2 * i, (const char *)&w[i] + 2, 2);
+    }
+    d.data[0] = half, d.data[1] = half + 2 * a0, d.data[2] = half + 2 * a1;
+    d.type[0] = d.type[1] = d.type[2] = SC_BF16;
+    d.stays = stays;
+    for (size_t i = 0; i < results; i++) got[i] = same[i] = want[i] = start[i];
+    assert_int_equal(p->twin->ops->matrix_create(p->twin, &slow, &d, NULL), SC_OK);
+    assert_int_equal(p->fast->ops->matrix_create(p->fast, &packed, &wide, NULL), SC_OK);
+    assert_int_equal(p->fast->ops->matrix_create(p->fast, &fast, &d, NULL), SC_OK);
+    if (!stays) memset(raw, 0x55, 2 * values + 1); /* the device has a copy of its own */
+    sc_linear_args a = {.w = slow, .x = x, .out = want, .m = m, .epilogue = epilogue, .gate = gate};
+    assert_int_equal(p->twin->ops->linear(p->twin, &a, NULL), SC_OK);
+    a.w = packed, a.out = same;
+    assert_int_equal(p->fast->ops->linear(p->fast, &a, NULL), SC_OK);
+    a.w = fast, a.out = got;
+    assert_int_equal(p->fast->ops->linear(p->fast, &a, NULL), SC_OK);
+    snprintf(what, sizeof what, "bf16 m %d n %d k %d epilogue %d", m, n, k, (int)epilogue);
+    assert_close(what, got, want, results, 1e-6 + 1e-7 * sqrt((double)k));
+    assert_memory_equal(got, same, results * sizeof(float));
+    for (int j = 0; j < n; j += n / 5 + 1) {
+        assert_int_equal(p->fast->ops->gather(p->fast, row, fast, &j, 1, NULL), SC_OK);
+        assert_memory_equal(row, w + (size_t)j * (size_t)k, (size_t)k * sizeof(float));
+    }
+    p->twin->ops->matrix_destroy(p->twin, slow);
+    p->fast->ops->matrix_destroy(p->fast, packed);
+    p->fast->ops->matrix_destroy(p->fast, fast);
+    release_guarded(w, values), release_guarded(b, (size_t)n), release_guarded(x, (size_t)m * (size_t)k), release_guarded(gate, (size_t)n), release_guarded(start, results);
+    release_guarded(got, results), release_guarded(same, results), release_guarded(want, results), release_guarded(row, (size_t)k);
+    free(raw);
+}
+
+static void bf16_weights_give_the_bits_of_the_same_weights_in_f32(void **state) {
+    static const int shape[][3] = {{1, 1, 1}, {2, 3, 1}, {1, 4, 33}, {3, 7, 13}, {5, 33, 31}, {11, 31, 64}, {12, 32, 32}, {13, 65, 17}, {20, 96, 1056},
+                                   {61, 257, 127}, {60, 64, 1025}, {181, 40, 2049}, {365, 35, 96}};
+    FIXTURE;
+    for (size_t i = 0; i < sizeof shape / sizeof *shape; i++)
+        for (int e = SC_EPI_NONE; e <= SC_EPI_GATED_RESIDUAL; e++) bf16_matches(p, shape[i][0], shape[i][1], shape[i][2], (sc_epilogue)e, e % 2 == (int)i % 2);
+}
+
 static void results_do_not_depend_on_the_number_of_threads(void **state) {
     enum { M = 97, N = 515, K = 130 };
     FIXTURE;
@@ -230,6 +288,7 @@ int main(void) {
         cmocka_unit_test(linear_layers_match_the_twin_on_the_pocket_models_shapes),
         cmocka_unit_test(a_norm_behind_a_residual_is_the_norm_called_next),
         cmocka_unit_test(weights_of_half_precision_are_widened_exactly),
+        cmocka_unit_test(bf16_weights_give_the_bits_of_the_same_weights_in_f32),
         cmocka_unit_test(results_do_not_depend_on_the_number_of_threads),
         cmocka_unit_test(packed_products_overwrite_or_accumulate_with_strides),
         cmocka_unit_test(norms_match_the_twin_with_and_without_their_parts),
