@@ -18,19 +18,23 @@ sc_status sc_load_f32(sc_device *dev, const sc_tensors *set, const char *prefix,
     rc = dev->ops->alloc(dev, (void **)out, (size_t)count * 4, err);
     if (!rc) rc = dev->ops->upload(dev, *out, host, (size_t)count * 4, err);
     free(host);
+    if (!rc) sc_tensors_used(set, t, true);
     return rc;
 }
 
 sc_status sc_load_matrix(sc_device *dev, const sc_tensors *set, const char *prefix, const char *const *names, int parts, int rows, int cols,
                          bool bias, sc_matrix **out, sc_error *err) {
-    sc_matrix_desc d = {.parts = parts, .cols = cols};
+    sc_matrix_desc d = {.parts = parts, .cols = cols, .stays = true};
+    const sc_tensor *used[2 * SC_MAX_PARTS];
+    int used_count = 0;
+    bool in_place = dev->in_place;
+    sc_status rc;
 
     *out = NULL;
     for (int i = 0; i < parts; i++) {
         char full[256];
         const sc_tensor *w, *b;
         const int64_t ws[2] = {rows, cols}, bs[1] = {rows};
-        sc_status rc;
 
         snprintf(full, sizeof full, "%s%s.weight", prefix, names[i]);
         /* A patch embedding is stored as a convolution; only its element count must fit. */
@@ -45,11 +49,16 @@ sc_status sc_load_matrix(sc_device *dev, const sc_tensors *set, const char *pref
         d.rows[i] = rows;
         d.data[i] = w->data;
         d.type[i] = w->dtype;
+        in_place = in_place && w->dtype == SC_BF16;
+        used[used_count++] = w;
         if (!bias) continue;
         snprintf(full, sizeof full, "%s%s.bias", prefix, names[i]);
         if ((rc = sc_tensors_need(set, full, 1, bs, &b, err))) return rc;
         d.bias[i] = b->data;
         d.bias_type[i] = b->dtype;
+        used[used_count++] = b;
     }
-    return dev->ops->matrix_create(dev, out, &d, err);
+    if ((rc = dev->ops->matrix_create(dev, out, &d, err))) return rc;
+    for (int i = 0; i < used_count; i++) sc_tensors_used(set, used[i], !in_place);
+    return SC_OK;
 }

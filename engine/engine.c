@@ -34,6 +34,66 @@ static sc_status name_files(sc_status rc, const char *dir, char files[][128], in
     return sc_fail(err, SC_EINVAL, "%.160s/%.60s%s%.60s: %.220s", dir, files[0], count > 1 ? " .. " : "", count > 1 ? files[count - 1] : "", cause.text);
 }
 
+/* ---- weights ------------------------------------------------------------------------------------------------------------- */
+
+static size_t set_bytes(const sc_tensors *set) {
+    size_t bytes = 0;
+    for (int j = 0; j < sc_tensors_count(set); j++) bytes += sc_tensors_at(set, j)->bytes;
+    return bytes;
+}
+
+static void tell_progress(sc_engine *e) {
+    if (e->progress.fn) e->progress.fn(e->progress.ctx, e->progress.what, e->progress.done, e->progress.all);
+}
+
+static void count_used(void *ctx, size_t bytes) {
+    sc_engine *e = ctx;
+    const size_t left = e->progress.all - e->progress.done;
+    e->progress.done += bytes < left ? bytes : left;
+    tell_progress(e);
+}
+
+/* A part has ended: tensors that nobody asked for (an encoder beside the decoder) count too. */
+static void end_part(sc_engine *e, size_t done) {
+    if (done > e->progress.done) e->progress.done = done;
+    tell_progress(e);
+}
+
+static sc_status load_weights(sc_engine *e, const char *dir, char decoder[][128], const sc_dit_shape *dit, const sc_t5_shape *t5, sc_error *err) {
+    const sc_config *c = &e->cfg;
+    sc_tensors *const sets[] = {e->dit_tensors, e->text_tensors, e->decoder_tensors};
+    size_t end[3];
+    sc_status rc;
+
+    for (int i = 0; i < 3; i++) {
+        end[i] = e->progress.all += set_bytes(sets[i]);
+        sc_tensors_watch(sets[i], count_used, e);
+    }
+    e->progress.what = "transformer";
+    TRY(name_files(sc_dit_load(&e->dit, e->dev, e->dit_tensors, "", dit, err), dir, e->cfg.dit_files, c->dit_file_count, err));
+    end_part(e, end[0]);
+    e->progress.what = "text encoder";
+    TRY(name_files(sc_t5_load(&e->t5, e->text_dev, e->text_tensors, "", t5, err), dir, e->cfg.text_files, c->text_file_count, err));
+    end_part(e, end[1]);
+    e->progress.what = "decoder";
+    TRY(name_files(sc_decoder_open(&e->decoder, e->dev, e->decoder_tensors, c, err), dir, decoder, 1, err));
+    end_part(e, end[2]);
+cleanup:
+    for (int i = 0; i < 3; i++) sc_tensors_watch(sets[i], NULL, NULL);
+    return rc;
+}
+
+/* What loading left behind: staging memory, and pages of the files that lie on the device now. */
+static void end_loading(sc_engine *e) {
+    if (e->dev->ops->loaded) e->dev->ops->loaded(e->dev);
+    if (e->text_dev != e->dev && e->text_dev->ops->loaded) e->text_dev->ops->loaded(e->text_dev);
+    if (!e->text_dev->in_place) sc_tensors_drop(e->text_tensors);
+    if (!e->dev->in_place) sc_tensors_drop(e->dit_tensors);
+    sc_tensors_drop(e->decoder_tensors);
+    e->progress.what = "ready";
+    end_part(e, e->progress.all);
+}
+
 static sc_status load_parts(sc_engine *e, const char *dir, sc_error *err) {
     const sc_config *c = &e->cfg;
     const sc_dit_shape dit = {.dim = c->dit.dim, .heads = c->dit.heads, .head_dim = c->dit.head_dim, .ffn_dim = c->dit.ffn_dim, .layers = c->dit.layers,
@@ -55,9 +115,7 @@ static sc_status load_parts(sc_engine *e, const char *dir, sc_error *err) {
     TRY(open_set(&e->dit_tensors, dir, e->cfg.dit_files, c->dit_file_count, err));
     TRY(open_set(&e->text_tensors, dir, e->cfg.text_files, c->text_file_count, err));
     TRY(open_set(&e->decoder_tensors, dir, decoder, 1, err));
-    TRY(name_files(sc_dit_load(&e->dit, e->dev, e->dit_tensors, "", &dit, err), dir, e->cfg.dit_files, c->dit_file_count, err));
-    TRY(name_files(sc_t5_load(&e->t5, e->dev, e->text_tensors, "", &t5, err), dir, e->cfg.text_files, c->text_file_count, err));
-    TRY(name_files(sc_decoder_open(&e->decoder, e->dev, e->decoder_tensors, c, err), dir, decoder, 1, err));
+    TRY(load_weights(e, dir, decoder, &dit, &t5, err));
     if (e->dit->pos && e->dit->pos_rows != (c->latent_h / dit.patch_h) * (c->latent_w / dit.patch_w))
         rc = name_files(sc_fail(err, SC_EINVAL, "tensor pos_embedding: %lld rows, a latent frame has %d tokens", (long long)e->dit->pos_rows,
                                 (c->latent_h / dit.patch_h) * (c->latent_w / dit.patch_w)), dir, e->cfg.dit_files, c->dit_file_count, err);
@@ -150,8 +208,7 @@ static void describe(sc_engine *e) {
     i->session_pages = e->pages_per_session;
     i->prompt_tokens = c->dit.text_len;
     i->parameters = e->dit->parameters;
-    for (int s = 0; s < 3; s++)
-        for (int j = 0; j < sc_tensors_count(sets[s]); j++) i->weight_bytes += sc_tensors_at(sets[s], j)->bytes;
+    for (int s = 0; s < 3; s++) i->weight_bytes += set_bytes(sets[s]);
     sc_model_digest(sets, 3, i->digest);
 }
 
@@ -167,14 +224,23 @@ sc_status sc_engine_open(sc_engine **out, const sc_engine_options *o, sc_error *
     TRY(sc_config_memory(&e->cfg, o->memory, o->model_dir, err));
     if (o->max_distance) e->cfg.memory.max_distance = o->max_distance;
     /* A model whose weights are float16 stays so on the GPU: rounding them to bf16 changes which blocks are kept. */
-    const bool wan = !e->cfg.exact_sigma;
-    TRY(sc_device_open(&e->dev, o->device ? o->device : "cpu", o->threads, wan ? SC_BF16 : SC_F16, err));
+    const sc_dtype act = !e->cfg.exact_sigma ? SC_BF16 : SC_F16;
+    const char *const device = o->device ? o->device : "cpu";
+    e->progress.fn = o->progress;
+    e->progress.ctx = o->progress_ctx;
+    TRY(sc_device_open(&e->dev, device, o->threads, act, err));
+    e->text_dev = e->dev;
+    if (o->text_device && strcmp(o->text_device, device)) {
+        e->text_dev = NULL;
+        TRY(sc_device_open(&e->text_dev, o->text_device, o->threads, act, err));
+    }
     TRY(load_parts(e, o->model_dir, err));
     TRY(plan_memory(e, o->model_dir, err));
     TRY(plan_steps(e, err));
     describe(e);
-    sc_log(SC_LOG_INFO, "engine", "model=%s device=\"%s\" parameters=%ld session_mb=%.1f sessions=%d", e->info.name, e->info.device, e->info.parameters,
-           (double)e->info.session_bytes / 1e6, e->max_sessions);
+    end_loading(e);
+    sc_log(SC_LOG_INFO, "engine", "model=%s device=\"%s\" text_device=\"%s\" parameters=%ld session_mb=%.1f sessions=%d", e->info.name, e->info.device, e->text_dev->name,
+           e->info.parameters, (double)e->info.session_bytes / 1e6, e->max_sessions);
     *out = e;
     e = NULL;
 cleanup:
@@ -194,6 +260,7 @@ void sc_engine_close(sc_engine *e) {
         sc_dit_close(e->dit);
         sc_t5_close(e->t5);
         for (size_t i = 0; i < sizeof p / sizeof *p; i++) ops->release(e->dev, p[i]);
+        if (e->text_dev != e->dev) sc_device_close(e->text_dev);
         sc_device_close(e->dev);
     }
     sc_tokenizer_close(e->tokenizer);

@@ -33,6 +33,12 @@ typedef struct {
     int max_sessions;       /* pages are set aside for this many; < 1: 4 */
     const char *memory;     /* NULL: as the config says; "pbsa", "window", "dense" */
     int max_distance;       /* 0: as the config says; otherwise overrides memory.max_distance (-1 = none) */
+    const char *text_device; /* where the text encoder lives; NULL: on `device`. On "cpu" its bf16 weights are used where they lie in the mapped
+                              * file, so they take page cache and no memory of the device */
+    /* Called during open by the thread that opens, at each tensor, when not NULL: `done` of `all` bytes of weights are where they belong; what:
+     * "transformer", "text encoder", "decoder", at last "ready" with done = all. done never falls. */
+    void (*progress)(void *ctx, const char *what, size_t done, size_t all);
+    void *progress_ctx;
 } sc_engine_options;
 
 typedef struct {

@@ -24,7 +24,7 @@ struct sc_prompt {
 };
 
 struct sc_engine {
-    sc_device *dev;
+    sc_device *dev, *text_dev;  /* text_dev is dev unless the text encoder was given another */
     sc_config cfg;
     sc_tensors *dit_tensors, *text_tensors, *decoder_tensors;
     sc_tokenizer *tokenizer;
@@ -48,6 +48,12 @@ struct sc_engine {
     float *check;           /* host [latent_count]: for the finite check */
     sc_prompt *cache[SC_PROMPT_CACHE];
     uint64_t clock;         /* of the cache */
+    struct {
+        void (*fn)(void *ctx, const char *what, size_t done, size_t all);
+        void *ctx;
+        const char *what;
+        size_t done, all;
+    } progress;             /* while the model is opened */
     sc_model_info info;
 };
 

@@ -39,6 +39,8 @@ struct sc_tensors {
     sc_tensor *tensors;
     int count, room;
     sc_tensor **by_name;
+    void (*used)(void *ctx, size_t bytes);
+    void *used_ctx;
 };
 
 static const struct { const char *name; sc_dtype type; } dtypes[] = {
@@ -341,6 +343,23 @@ sc_status sc_tensors_need(const sc_tensors *set, const char *name, int rank, con
         return sc_fail(err, SC_EINVAL, "tensor %.200s: type %s, wanted F32, F16 or BF16", name, dtype_name(t->dtype));
     *out = t;
     return SC_OK;
+}
+
+void sc_tensors_used(const sc_tensors *set, const sc_tensor *tensor, bool drop) {
+    const uintptr_t page = (uintptr_t)sysconf(_SC_PAGESIZE), from = ((uintptr_t)tensor->data + page - 1) & ~(page - 1),
+                    to = ((uintptr_t)tensor->data + tensor->bytes) & ~(page - 1); /* pages that are this tensor's alone */
+
+    if (drop && to > from) madvise((void *)from, to - from, MADV_DONTNEED);
+    if (set->used) set->used(set->used_ctx, tensor->bytes);
+}
+
+void sc_tensors_watch(sc_tensors *set, void (*used)(void *ctx, size_t bytes), void *ctx) {
+    set->used = used;
+    set->used_ctx = ctx;
+}
+
+void sc_tensors_drop(const sc_tensors *set) {
+    for (int i = 0; i < set->file_count; i++) madvise(set->files[i].map, set->files[i].bytes, MADV_DONTNEED);
 }
 
 float *sc_tensor_to_f32(const sc_tensor *tensor) {

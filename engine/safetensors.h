@@ -7,6 +7,7 @@
 #define SC_ENGINE_SAFETENSORS_H
 #include "base/dtype.h"
 #include "base/status.h"
+#include <stdbool.h>
 #ifdef __cplusplus
 extern "C" {
 #endif
@@ -36,6 +37,12 @@ const char *sc_tensors_metadata(const sc_tensors *set, const char *key);    /* _
 /* The tensor by name with exactly this shape (rank dims; -1 matches anything), float type (F32, F16, BF16).
  * Errors: SC_ENOTFOUND with the nearest existing name in the text, SC_EINVAL with both shapes in the text. */
 sc_status sc_tensors_need(const sc_tensors *set, const char *name, int rank, const int64_t *shape, const sc_tensor **out, sc_error *err);
+
+/* A reader that has taken over what it needs of a tensor says so: the watcher hears of its bytes, and with `drop` the pages leave this
+ * process (not the page cache, from where a later read fetches them again), so that host memory does not hold what the device holds. */
+void sc_tensors_used(const sc_tensors *set, const sc_tensor *tensor, bool drop);
+void sc_tensors_watch(sc_tensors *set, void (*used)(void *ctx, size_t bytes), void *ctx); /* ctx is borrowed until the set is closed or watched anew */
+void sc_tensors_drop(const sc_tensors *set); /* all pages of all files */
 
 /* A malloc'ed f32 copy of a float tensor; owned by the caller. NULL on no memory or a type that is not F32, F16, BF16. */
 float *sc_tensor_to_f32(const sc_tensor *tensor);

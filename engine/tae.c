@@ -56,8 +56,12 @@ static sc_status load_filter(sc_tae *t, const sc_tensors *set, const char *prefi
     *out_ch = rows;
     *in_ch = (int)w->shape[1];
     const size_t skip = (size_t)(w->shape[0] - rows) * (size_t)(w->shape[1] * w->shape[2] * w->shape[3]) * sc_dtype_bytes(w->dtype);
-    return t->dev->ops->filter_create(t->dev, out, &(sc_filter_desc){.out_ch = rows, .in_ch = *in_ch, .size = (int)w->shape[2], .stride = 1, .has_past = has_past,
-                                      .data = (const char *)w->data + skip, .type = w->dtype, .bias = b ? b->data : NULL, .bias_type = b ? b->dtype : SC_F32}, err);
+    rc = t->dev->ops->filter_create(t->dev, out, &(sc_filter_desc){.out_ch = rows, .in_ch = *in_ch, .size = (int)w->shape[2], .stride = 1, .has_past = has_past,
+                                    .data = (const char *)w->data + skip, .type = w->dtype, .bias = b ? b->data : NULL, .bias_type = b ? b->dtype : SC_F32}, err);
+    if (rc) return rc;
+    sc_tensors_used(set, w, true);
+    if (b) sc_tensors_used(set, b, true);
+    return SC_OK;
 }
 
 static sc_status load_level(sc_tae *t, const sc_tensors *set, const char *prefix, const sc_tae_shape *shape, int index, int width, sc_error *err) {

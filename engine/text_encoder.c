@@ -57,6 +57,7 @@ sc_status sc_t5_load(sc_t5 **out, sc_device *dev, const sc_tensors *set, const c
         snprintf(full, sizeof full, "%spos_embedding.embedding.weight", p);
         TRY(sc_tensors_need(set, full, 2, bias_shape, &bias, err));
         if (!(l->bias = sc_tensor_to_f32(bias))) { rc = sc_fail(err, SC_ENOMEM, "text encoder: out of memory"); goto cleanup; }
+        sc_tensors_used(set, bias, true);
     }
     *out = t;
     t = NULL;

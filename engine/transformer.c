@@ -26,6 +26,7 @@ static sc_status load_host(const sc_tensors *set, const char *prefix, const char
     if (!(t = sc_tensors_find(set, full))) return sc_tensors_need(set, full, 0, NULL, &t, err);
     if (t->count != count) return sc_fail(err, SC_EINVAL, "tensor %s: %lld elements where %lld are needed", full, (long long)t->count, (long long)count);
     if (!(*out = sc_tensor_to_f32(t))) return sc_fail(err, SC_EINVAL, "tensor %s: not a float tensor, or no memory for it", full);
+    sc_tensors_used(set, t, true);
     return SC_OK;
 }
 

@@ -67,7 +67,10 @@ static sc_status load_filter(const sc_vae_net *t, const char *name, int rank, sc
     desc.type = w->dtype;
     desc.bias = b->data;
     desc.bias_type = b->dtype;
-    return t->dev->ops->filter_create(t->dev, out, &desc, err);
+    if ((rc = t->dev->ops->filter_create(t->dev, out, &desc, err))) return rc;
+    sc_tensors_used(t->set, w, true);
+    sc_tensors_used(t->set, b, true);
+    return SC_OK;
 }
 
 sc_status sc_vae_net_conv(sc_vae_net *t, const char *name, int out, int taps, int size, sc_vae_conv *conv, sc_error *err) {

@@ -39,13 +39,15 @@ enum { SC_MAX_BATCH = 8, SC_MAX_PARTS = 3, SC_MAX_ROPE_PAIRS = 64, SC_BLOCK_TOKE
 /* ---- weights ------------------------------------------------------------------------------------------------------------ */
 
 /* Weight [rows][cols] = parts stacked along rows (fused q, k, v), each host memory, row-major, F32, F16 or BF16, any alignment.
- * bias[i] (host, same types, rows[i] values) or NULL. The device keeps its own copy. */
+ * bias[i] (host, same types, rows[i] values) or NULL. The device keeps its own copy, unless `stays` says that data[] outlives the matrix
+ * and the device reads such weights where they lie (sc_device.in_place). */
 typedef struct {
     int parts, cols, rows[SC_MAX_PARTS];
     const void *data[SC_MAX_PARTS];
     sc_dtype type[SC_MAX_PARTS];
     const void *bias[SC_MAX_PARTS];
     sc_dtype bias_type[SC_MAX_PARTS];
+    bool stays;
 } sc_matrix_desc;
 
 /* Weight [out_ch][in_ch][size][size] (host), size 1 or 3, zero padding size/2, stride 1 or 2. bias [out_ch] or NULL.
@@ -387,6 +389,7 @@ typedef struct {
     sc_status (*pixels)(sc_device *, const sc_pixels_args *, sc_error *);
 
     void (*close)(sc_device *);
+    void (*loaded)(sc_device *); /* all weights are there: what only matrix_create and filter_create need is given back. NULL: nothing is */
 
     /* NULL on a device that cannot run the Wan VAE. conv3 takes filters of filter_create with taps, time_stride, pad_end. */
     sc_status (*conv3)(sc_device *, const sc_conv3_args *, sc_error *);
@@ -399,6 +402,7 @@ typedef struct {
 struct sc_device {
     const sc_ops *ops;
     sc_dtype act;
+    bool in_place;  /* BF16 matrices whose data stays are used where they lie: nothing is copied */
     char name[128]; /* "AMD EPYC, 2 threads, avx512", "NVIDIA H100 80GB HBM3" */
 };
 

@@ -47,7 +47,7 @@ enum { TINY_CH = 4, TINY_TEXT = 8, TINY_TEXT_FFN = 12, TINY_TEXT_LAYERS = 2, TIN
 
 typedef struct {
     char name[96];
-    const char *dtype;   /* of the header; data is converted for F32 and F16, else its bytes are zero */
+    const char *dtype;   /* of the header; data is converted for F32, F16 and BF16, else its bytes are zero */
     int rank;
     long shape[6];
     float *data;         /* [count of the shape at birth] */
@@ -151,6 +151,7 @@ static inline void tiny_save_file(const tiny_file *f, const char *path) {
             const uint16_t h = tiny_half(x);
             if (!strcmp(t->dtype, "F32")) memcpy(b + n + 4 * k, &x, 4);
             if (!strcmp(t->dtype, "F16")) memcpy(b + n + 2 * k, &h, 2);
+            if (!strcmp(t->dtype, "BF16")) memcpy(b + n + 2 * k, (const char *)&x + 2, 2); /* cut, not rounded */
         }
         n += count * tiny_dtype_bytes(t->dtype);
     }
