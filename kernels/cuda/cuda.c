@@ -11,6 +11,7 @@
  * Thread: engine. */
 #include "kernels/cuda/cuda.h"
 #include "kernels/cuda/fault.h"
+#include "kernels/cuda/upload.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -198,11 +199,16 @@ static void close_device(sc_device *dev) {
         free(d);
         return;
     }
+    sc_cuda_upload_end(&d->cuda);
     sc_cuda_attention_destroy(&d->cuda);
     if (d->cuda.lt) cublasLtDestroy(d->cuda.lt);
     if (d->cuda.workspace) cudaFree(d->cuda.workspace);
     if (d->cuda.stream) cudaStreamDestroy(d->cuda.stream);
     free(d);
+}
+
+static void loaded(sc_device *dev) {
+    if (!((device *)dev)->failed) sc_cuda_upload_end(&((device *)dev)->cuda);
 }
 
 const sc_ops sc_cuda_ops = {
@@ -214,7 +220,7 @@ const sc_ops sc_cuda_ops = {
     .mul_gelu = mul_gelu, .convert = convert, .silu = silu, .add_rows = add_rows, .patchify = op_patchify, .unpatchify = op_unpatchify,
     .noise = op_noise, .denoise = op_denoise, .latent_in = op_latent_in, .conv = op_conv, .grow = op_grow, .pool = op_pool,
     .pixels = op_pixels, .conv3 = op_conv3, .channel_norm = op_channel_norm, .frame_attention = op_frame_attention, .planes_in = op_planes_in,
-    .close = close_device,
+    .close = close_device, .loaded = loaded,
 };
 
 /* The card with the most multiprocessors among those of compute capability 8.0 and up. */

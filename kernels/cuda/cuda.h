@@ -28,6 +28,7 @@ struct sc_cuda {
     void *workspace;
     size_t workspace_bytes;
     int ordinal, sm_count, cc_major, cc_minor;
+    struct sc_cuda_upload *upload;            /* upload.c: staging memory while weights come in, else NULL */
 
     /* attention.cu, select.cu: the rotations by age, remade on the stream when a model with other angles comes. */
     float *age_table;                         /* device [AGE_DIGITS][AGE_BASE][SC_MAX_ROPE_PAIRS][2] */

@@ -5,6 +5,7 @@
  * Thread: engine. */
 #include "kernels/cuda/act.cuh"
 #include "kernels/cuda/filter.h"
+#include "kernels/cuda/upload.h"
 
 #include <assert.h>
 #include <stdlib.h>
@@ -59,8 +60,7 @@ static void pack_plain(uint16_t *to, const sc_filter *f, const float *w, sc_dtyp
 
 static cudaError_t place(struct sc_cuda *c, void **to, const void *host, size_t bytes) {
     cudaError_t e = cudaMalloc(to, bytes);
-    if (e == cudaSuccess) e = cudaMemcpyAsync(*to, host, bytes, cudaMemcpyHostToDevice, c->stream);
-    return e == cudaSuccess ? cudaStreamSynchronize(c->stream) : e;
+    return e == cudaSuccess ? sc_cuda_send(c, *to, host, bytes) : e;
 }
 
 extern "C" void sc_cuda_filter_destroy(sc_device *, sc_filter *f) {

@@ -15,9 +15,10 @@
  * but took 1.4 s of the first pass and 0.3 s of every prompt of a new length (kernels/README.md). Products cut along K are summed in f32.
  *
  * Workspace: the first LT_BYTES are cuBLASLt's, then y. Rows go in pieces when y does not fit.
- * Thread: engine; asynchronous on the device's stream but for matrix_create. */
+ * Thread: engine; asynchronous on the device's stream, where the weights themselves arrive in order (upload.h). */
 #include "kernels/cuda/act.cuh"
 #include "kernels/cuda/matrix.h"
+#include "kernels/cuda/upload.h"
 
 #include <assert.h>
 #include <stdlib.h>
@@ -44,24 +45,21 @@ template <class O> static void cast(O *out, const void *in, sc_dtype type, size_
     else cast_kernel<O, __nv_bfloat16><<<grid, THREADS, 0, stream>>>(out, (const __nv_bfloat16 *)in, count);
 }
 
-/* Host values of any type to the card: to `act` and, unless NULL, to `f32`. */
+/* Host values of any type to the card: to `act` and, unless NULL, to `f32`. Other types are converted there, a piece of the raw values at a time. */
 static cudaError_t put(struct sc_cuda *c, void *act, float *f32, const void *host, sc_dtype type, size_t count) {
-    const size_t bytes = count * sc_dtype_bytes(type);
+    const size_t wide = sc_dtype_bytes(type);
     void *raw = NULL;
     cudaError_t e;
     assert(type == SC_F32 || type == SC_F16 || type == SC_BF16);
-    if (type == c->base.act && !f32) e = cudaMemcpyAsync(act, host, bytes, cudaMemcpyHostToDevice, c->stream);
-    else {
-        e = cudaMalloc(&raw, bytes);
-        if (e == cudaSuccess) e = cudaMemcpyAsync(raw, host, bytes, cudaMemcpyHostToDevice, c->stream);
-        if (e == cudaSuccess) {
-            SC_ACT_CALL(c->base.act, cast<T>((T *)act, raw, type, count, c->stream));
-            if (f32) cast<float>(f32, raw, type, count, c->stream);
-            e = cudaGetLastError();
-        }
+    if (type == c->base.act && !f32) return sc_cuda_send(c, act, host, count * wide);
+    e = sc_cuda_upload_raw(c, &raw);
+    for (size_t at = 0, n; at < count && e == cudaSuccess; at += n) {
+        n = count - at < SC_UPLOAD_RAW_BYTES / wide ? count - at : SC_UPLOAD_RAW_BYTES / wide;
+        if ((e = sc_cuda_send(c, raw, (const char *)host + at * wide, n * wide)) != cudaSuccess) break;
+        SC_ACT_CALL(c->base.act, cast<T>((T *)act + at, raw, type, n, c->stream));
+        if (f32) cast<float>(f32 + at, raw, type, n, c->stream);
+        e = cudaGetLastError();
     }
-    if (e == cudaSuccess) e = cudaStreamSynchronize(c->stream);
-    if (raw) cudaFree(raw);
     return e;
 }
 
@@ -83,7 +81,6 @@ extern "C" sc_status sc_cuda_matrix_create(sc_device *dev, sc_matrix **out, cons
         e = put(c, (char *)m->w + (size_t)row * m->cols * 2, NULL, d->data[p], d->type[p], (size_t)d->rows[p] * d->cols);
         if (e == cudaSuccess && d->bias[p]) e = put(c, (char *)m->bias_act + (size_t)row * 2, m->bias_f32 + row, d->bias[p], d->bias_type[p], d->rows[p]);
     }
-    if (e == cudaSuccess) e = cudaStreamSynchronize(c->stream);
     if (e != cudaSuccess) {
         sc_status rc = sc_fail(err, e == cudaErrorMemoryAllocation ? SC_ENOMEM : SC_EGPU, "matrix %d x %d: %s", m->rows, m->cols, cudaGetErrorString(e));
         if (e == cudaErrorMemoryAllocation) cudaGetLastError();
