@@ -12,6 +12,7 @@
  * model directory of random weights in $TMPDIR (/tmp), which is removed as soon as it is open. --sessions runs that many streams whose
  * passes are batched: times are of the whole batch. */
 #include "base/clock.h"
+#include "base/progress.h"
 #include "cli/bench_count.h"
 #include "cli/cli.h"
 #include "cli/jpeg.h"
@@ -266,22 +267,27 @@ static void print_json(bench *b) {
 
 /* Open the model, or a directory of random weights made for this run. */
 static sc_status open_engine(bench *b, sc_error *err) {
-    sc_engine_options o = {.model_dir = b->cli->model, .device = b->cli->device, .threads = b->cli->threads, .max_sessions = b->cli->sessions, .memory = b->cli->memory};
+    sc_progress loading;
+    sc_engine_options o = {.model_dir = b->cli->model, .device = b->cli->device, .text_device = b->cli->text_device, .threads = b->cli->threads,
+                           .max_sessions = b->cli->sessions, .memory = b->cli->memory, .progress = sc_progress_step, .progress_ctx = &loading};
     const char *tmp = getenv("TMPDIR");
     char dir[512], tokenizer[512];
     uint64_t start = sc_now_ns();
     sc_status rc;
 
+    sc_progress_begin(&loading);
     if (b->cli->shape) {
         snprintf(dir, sizeof dir, "%s/sparsecast-bench-XXXXXX", tmp && *tmp ? tmp : "/tmp");
         snprintf(tokenizer, sizeof tokenizer, "%s/spiece.model", b->cli->model);
         if (!mkdtemp(dir)) return sc_fail(err, SC_EIO, "%s: cannot make a folder", dir);
         rc = sc_random_model_write(b->cli->shape, dir, tokenizer, NULL, err);
         start = sc_now_ns();
+        sc_progress_begin(&loading);
         o.model_dir = dir;
         if (!rc) rc = sc_engine_open(&b->engine, &o, err);
         sc_random_model_remove(dir);
     } else rc = sc_engine_open(&b->engine, &o, err);
+    sc_progress_end(&loading);
     b->ready_s = seconds_since(start);
     return rc;
 }

@@ -12,7 +12,7 @@ typedef struct { double at_s; int64_t chunk; const char *text; } sc_cli_later;
 
 /* The command line, checked. Strings point into argv. */
 typedef struct {
-    const char *model, *device, *memory, *output;
+    const char *model, *device, *text_device, *memory, *output;
     int threads;
     const char *prompt;
     sc_cli_later later[SC_CLI_PROMPTS];

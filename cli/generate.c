@@ -3,6 +3,7 @@
  * Frames are a function of model, device, seed and prompts alone, so a run that was interrupted is simply run again: it writes the same
  * bytes over what is there. SIGINT and SIGTERM end after the pass that is on; files written so far are whole. A second signal kills. */
 #include "base/clock.h"
+#include "base/progress.h"
 #include "cli/cli.h"
 #include "cli/output.h"
 #include "engine/engine.h"
@@ -122,6 +123,7 @@ int sc_cmd_generate(const sc_cli *cli) {
     sc_engine *engine = NULL;
     sc_session *s = NULL;
     sc_error err = {0};
+    sc_progress loading;
     int rc = SC_EXIT_FAULT;
 
     if (!cli->prompt) return sc_cli_wrong_use("generate: --prompt is missing");
@@ -130,7 +132,12 @@ int sc_cmd_generate(const sc_cli *cli) {
     if (sc_output_plan(cli->output, &kind, &err)) return sc_cli_wrong_use("generate: %s", err.text);
     if (kind == SC_OUT_STDOUT && isatty(STDOUT_FILENO)) return sc_cli_wrong_use("generate: standard output is a terminal; pipe it, e.g. | ffmpeg -i - out.mp4");
     watch_signals();
-    if (sc_engine_open(&engine, &(sc_engine_options){.model_dir = cli->model, .device = cli->device, .threads = cli->threads, .max_sessions = 1, .memory = cli->memory}, &err)) {
+    sc_progress_begin(&loading);
+    const sc_status opened = sc_engine_open(&engine, &(sc_engine_options){.model_dir = cli->model, .device = cli->device, .text_device = cli->text_device,
+                                                                          .threads = cli->threads, .max_sessions = 1, .memory = cli->memory,
+                                                                          .progress = sc_progress_step, .progress_ctx = &loading}, &err);
+    sc_progress_end(&loading);
+    if (opened) {
         rc = sc_cli_cannot_open(&err);
         goto cleanup;
     }

@@ -68,6 +68,7 @@ static const struct option {
     {"model", 'm', TEXT, GENERATE | BENCH | VECTORS, offsetof(sc_cli, model), 0, 0, "DIR", "model directory (models/pocket)"},
     {"memory", 0, CHOICE, GENERATE | BENCH | INSPECT | CHECK, offsetof(sc_cli, memory), 0, 0, "pbsa|window|dense", "instead of the model's own"},
     {"device", 'd', CHOICE, GENERATE | BENCH | VECTORS | CHECK, offsetof(sc_cli, device), 0, 0, "cpu|twin|cuda", "what computes (cpu)"},
+    {"text-device", 0, CHOICE, GENERATE | BENCH, offsetof(sc_cli, text_device), 0, 0, "cpu|twin|cuda", "where the text encoder runs (as --device)"},
     {"threads", 0, WHOLE, GENERATE | BENCH | VECTORS | CHECK, offsetof(sc_cli, threads), 1, 1024, "N", "CPU threads (one a core)"},
     {"help", 'h', FLAG, ANY, 0, 0, 0, NULL, "this text"}};
 enum { COMMANDS = sizeof commands / sizeof *commands, OPTIONS = sizeof options / sizeof *options };

@@ -26,6 +26,7 @@ static const struct option options[] = {
     {"model", TEXT, AT(model), "models/pocket", 0, 0, NULL, "model directory: from here, then beside the executable"},
     {"device", TEXT, AT(device), "cpu", 0, 0, "cpu twin cuda", "where the model runs"},
     {"memory", TEXT, AT(memory), "model", 0, 0, "model pbsa window dense", "memory of a session, whatever the model; \"model\": as it says"},
+    {"text-device", TEXT, AT(text_device), "model", 0, 0, "model cpu twin cuda", "where the text encoder runs; \"model\": beside it"},
     {"threads", INT, AT(threads), "0", 0, 1024, NULL, "CPU threads of the engine; 0: one a core"},
     {"max-sessions", INT, AT(max_sessions), "4", 1, 64, NULL, "sessions memory is set aside for"},
     {"max-viewers", INT, AT(max_viewers), "256", 1, 4000, NULL, "connected viewers in all"},

@@ -12,6 +12,7 @@
  * machine refuses. */
 #include "base/clock.h"
 #include "base/log.h"
+#include "base/progress.h"
 #include "server/access.h"
 #include "server/config.h"
 #include "server/http.h"
@@ -57,6 +58,7 @@ struct daemon {
     atomic_bool ready, failed;
     sc_error failure;            /* written before `failed` is set */
     uint64_t watchdog_ns, watched_ns; /* watched_ns: engine thread */
+    sc_progress progress;             /* engine thread, while the model loads */
 };
 
 /* ---- what the engine thread says ---- */
@@ -66,8 +68,18 @@ static void tell_main(struct daemon *d) {
     if (write(d->news, &one, sizeof one) < 0) sc_log(SC_LOG_ERROR, "main", "eventfd: %s", strerror(errno));
 }
 
+/* systemd sees how far it has come, and does not take a large checkpoint on a slow disk for a hung start. */
+static void on_progress(void *ctx, const char *what, size_t done, size_t all) {
+    struct daemon *d = ctx;
+    sc_progress_step(&d->progress, what, done, all);
+    if (d->progress.fresh)
+        sd_notifyf(0, "STATUS=loading the %s: %d %% (%.1f of %.1f GB)\nEXTEND_TIMEOUT_USEC=60000000", done < all ? what : "model", d->progress.percent,
+                   (double)done * 1e-9, (double)all * 1e-9);
+}
+
 static void on_ready(void *ctx) {
     struct daemon *d = ctx;
+    sc_progress_end(&d->progress);
     atomic_store(&d->ready, true);
     tell_main(d);
 }
@@ -87,6 +99,7 @@ static void limit_life(void) {
 static void on_failed(void *ctx, const sc_error *err) {
     struct daemon *d = ctx;
     if (err->status == SC_ELOST) limit_life();
+    sc_progress_end(&d->progress);
     d->failure = *err;
     atomic_store(&d->failed, true);
     tell_main(d);
@@ -160,8 +173,10 @@ static sc_status start(struct daemon *d, sc_error *err) {
                                              .engine_ctx = d, .viewers = viewers_changed,
                                              .http_ctx = d->http, .released = sc_http_released, .shown = sc_http_shown});
     if ((rc = sc_encoder_start(&d->encoder, d->hub, err))) return rc;
+    sc_progress_begin(&d->progress);
     sc_scheduler_options o = {.engine = {.model_dir = d->model_dir, .device = c->device, .threads = c->threads, .max_sessions = c->max_sessions,
-                                         .memory = strcmp(c->memory, "model") ? c->memory : NULL},
+                                         .memory = strcmp(c->memory, "model") ? c->memory : NULL,
+                                         .text_device = strcmp(c->text_device, "model") ? c->text_device : NULL, .progress = on_progress, .progress_ctx = d},
                               .jpeg_quality = c->jpeg_quality, .idle_timeout_s = c->idle_timeout_s, .ctx = d, .ready = on_ready,
                               .failed = on_failed, .alive = on_alive};
     if ((rc = sc_scheduler_start(&d->scheduler, &o, d->hub, d->encoder, err))) return rc;
