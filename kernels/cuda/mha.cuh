@@ -38,9 +38,11 @@ struct mha_args {
 
 template <int D> constexpr int mha_shared_bytes(int tiles) { return (tiles > 1 ? 4 : 3) * MHA_TILE * (D + MHA_PAD) * 2; }
 
-/* 64 rows of D elements, rows past `rows` zero. */
+/* `rows` rows of D elements, at most 64, and zero ones up to a multiple of 16. */
 template <class T, int D> __device__ __forceinline__ void mha_load(uint32_t to, const T *from, int ld, int rows) {
-    for (int i = threadIdx.x; i < MHA_TILE * (D / 8); i += MHA_THREADS) {
+    const int pieces = min(MHA_TILE, (rows + 15) / 16 * 16) * (D / 8);
+#pragma unroll 8
+    for (int i = threadIdx.x; i < pieces; i += MHA_THREADS) {
         const int r = i / (D / 8), d = i % (D / 8) * 8;
         copy16_async(to + (r * (D + MHA_PAD) + d) * 2, from + (size_t)(r < rows ? r : 0) * ld + d, r < rows ? 16 : 0);
     }
@@ -142,7 +144,8 @@ template <class T, int D, bool TEXT, bool ONE> __global__ static void __launch_b
 
         float tile_top[2] = {-INFINITY, -INFINITY};
 #pragma unroll
-        for (int j = 0; j < 8; j++)
+        for (int j = 0; j < 8; j++) {
+            if (tile * MHA_TILE + j / 2 * 16 >= n) continue;
 #pragma unroll
             for (int e = 0; e < 4; e++) {
                 const int key = tile * MHA_TILE + j * 8 + lane % 4 * 2 + e % 2;
@@ -154,6 +157,7 @@ template <class T, int D, bool TEXT, bool ONE> __global__ static void __launch_b
                 s[j][e] = key < n ? x : -INFINITY;
                 tile_top[e / 2] = fmaxf(tile_top[e / 2], s[j][e]);
             }
+        }
 #pragma unroll
         for (int r = 0; r < 2; r++) {
             float m = tile_top[r];
@@ -167,6 +171,7 @@ template <class T, int D, bool TEXT, bool ONE> __global__ static void __launch_b
             for (int i = 0; i < D / 8; i++) out[i][2 * r] *= keep, out[i][2 * r + 1] *= keep;
 #pragma unroll
             for (int j = 0; j < 8; j++) {
+                if (tile * MHA_TILE + j / 2 * 16 >= n) continue;
                 s[j][2 * r] = exp2f(s[j][2 * r] - m);
                 s[j][2 * r + 1] = exp2f(s[j][2 * r + 1] - m);
                 sum[r] += s[j][2 * r] + s[j][2 * r + 1];
@@ -194,9 +199,10 @@ template <class T, int D, bool TEXT, bool ONE> __global__ static void __launch_b
         float total = sum[r];
         total += __shfl_xor_sync(0xffffffffu, total, 1);
         total += __shfl_xor_sync(0xffffffffu, total, 2);
+        const float share = 1.0f / total;
 #pragma unroll
         for (int i = 0; i < D / 8; i++)
-            *(uint32_t *)(rows + (lane / 4 + r * 8) * LD + i * 8 + lane % 4 * 2) = pack2<T>(out[i][2 * r] / total, out[i][2 * r + 1] / total);
+            *(uint32_t *)(rows + (lane / 4 + r * 8) * LD + i * 8 + lane % 4 * 2) = pack2<T>(out[i][2 * r] * share, out[i][2 * r + 1] * share);
     }
     __syncwarp();
 #pragma unroll
