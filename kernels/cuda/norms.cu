@@ -5,8 +5,7 @@
  * that the row stays in registers. The variance is the mean of squared distances, from the registers, as the twin has it.
  * Widths that are no multiple of four, or wider than 6144, or unaligned operands take the plain kernels that read the row again.
  *
- * The addition with the norm that follows has one thread for eight channels: what it adds, it keeps for the norm. The product is read and x
- * written for the last time in a while (evict first), which leaves L2 to the norm that the next product reads.
+ * The addition with the norm that follows has one thread for eight channels: what it adds, it keeps for the norm.
  *
  *   bytes a row: layer_norm dim * (4 + 2), rms_norm dim * (2 + 2), add_norm dim * (2 + 4 + 4 + 2); the modulation rows stay in L2.
  * Thread: engine; asynchronous on the device's stream. */
@@ -95,17 +94,6 @@ struct add_norm_args {
     const int32_t *gate_mod;
 };
 
-/* Eight neighbours that nobody reads again. */
-template <class T> __device__ __forceinline__ void load8_last(float v[8], const T *p) {
-    const uint4 u = __ldcs((const uint4 *)p);
-    const float2 a = unpack2<T>(u.x), b = unpack2<T>(u.y), c = unpack2<T>(u.z), d = unpack2<T>(u.w);
-    v[0] = a.x, v[1] = a.y, v[2] = b.x, v[3] = b.y, v[4] = c.x, v[5] = c.y, v[6] = d.x, v[7] = d.y;
-}
-template <> __device__ __forceinline__ void load8_last<float>(float v[8], const float *p) {
-    const float4 a = __ldcs((const float4 *)p), b = __ldcs((const float4 *)p + 1);
-    v[0] = a.x, v[1] = a.y, v[2] = a.z, v[3] = a.w, v[4] = b.x, v[5] = b.y, v[6] = b.z, v[7] = b.w;
-}
-
 /* One CTA a row, VEC groups of eight channels a thread. */
 template <class T, class O, int COUNT, int VEC>
 __global__ static void __launch_bounds__(COUNT) add_norm_kernel(const __grid_constant__ add_norm_args a) {
@@ -123,13 +111,12 @@ __global__ static void __launch_bounds__(COUNT) add_norm_kernel(const __grid_con
         for (int j = 0; j < 8; j++) v[i][j] = 0;
         if (g >= groups) continue;
         float add[8], k[8];
-        load8_last<T>(add, y + 8 * g);
+        load8<T>(add, y + 8 * g);
         load8<float>(v[i], x + 8 * g);
         if (gate) load8<float>(k, gate + 8 * g);
 #pragma unroll
         for (int j = 0; j < 8; j++) sum += v[i][j] = gate ? v[i][j] + k[j] * add[j] : v[i][j] + add[j];
-        __stcs((float4 *)(x + 8 * g), make_float4(v[i][0], v[i][1], v[i][2], v[i][3]));
-        __stcs((float4 *)(x + 8 * g) + 1, make_float4(v[i][4], v[i][5], v[i][6], v[i][7]));
+        store8<float>(x + 8 * g, v[i]);
     }
     const float mean = cta_sum<COUNT>(sum, part[0]) / a.norm.dim;
 #pragma unroll
