@@ -48,7 +48,7 @@ sc_status sc_session_create(sc_engine *e, uint64_t seed, const char *prompt, siz
     if (e->past_chunks) TRY(ops->alloc(e->dev, (void **)&s->past, latent * (size_t)e->past_chunks, err));
     TRY(ops->alloc(e->dev, (void **)&s->pixels, pixels, err));
     TRY(sc_decoder_state_create(e->decoder, &s->decoder, err));
-    if (!(s->frames = malloc(pixels))) { rc = sc_fail(err, SC_ENOMEM, "session: out of memory"); goto cleanup; }
+    TRY(ops->alloc_host(e->dev, (void **)&s->frames, pixels, err));
     *out = s;
     s = NULL;
 cleanup:
@@ -68,7 +68,7 @@ void sc_session_destroy(sc_session *s) {
     sc_prompt_drop(e, s->prompt);
     sc_prompt_drop(e, s->next_prompt);
     sc_prompt_drop(e, s->blend_from);
-    free(s->frames);
+    e->dev->ops->release_host(e->dev, s->frames);
     free(s);
 }
 

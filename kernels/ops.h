@@ -353,6 +353,8 @@ typedef struct {
 typedef struct {
     sc_status (*alloc)(sc_device *, void **out, size_t bytes, sc_error *);  /* 64-byte aligned, zeroed */
     void (*release)(sc_device *, void *);                                   /* NULL is fine */
+    sc_status (*alloc_host)(sc_device *, void **out, size_t bytes, sc_error *); /* host memory that download fills at full speed; not zeroed */
+    void (*release_host)(sc_device *, void *);                              /* NULL is fine */
     sc_status (*upload)(sc_device *, void *dst, const void *host, size_t bytes, sc_error *);
     sc_status (*download)(sc_device *, void *host, const void *src, size_t bytes, sc_error *);
     sc_status (*copy)(sc_device *, void *dst, const void *src, size_t bytes, sc_error *); /* device to device, in order */

@@ -52,6 +52,8 @@ static void processor_name(char *out, size_t size) {
 static const sc_ops fast_ops = {
     .alloc = sc_twin_alloc,
     .release = sc_twin_release,
+    .alloc_host = sc_twin_alloc_host,
+    .release_host = sc_twin_release,
     .upload = sc_twin_upload,
     .download = sc_twin_download,
     .copy = sc_twin_copy,

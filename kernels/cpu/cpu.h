@@ -71,6 +71,7 @@ int sc_cpu_choose(int32_t *list, const float *local, int window, int window_base
 
 sc_status sc_twin_alloc(sc_device *, void **, size_t, sc_error *);
 void sc_twin_release(sc_device *, void *);
+sc_status sc_twin_alloc_host(sc_device *, void **out, size_t bytes, sc_error *);
 sc_status sc_twin_upload(sc_device *, void *, const void *, size_t, sc_error *);
 sc_status sc_twin_download(sc_device *, void *, const void *, size_t, sc_error *);
 sc_status sc_twin_copy(sc_device *, void *, const void *, size_t, sc_error *);

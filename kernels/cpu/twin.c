@@ -31,6 +31,12 @@ void sc_twin_release(sc_device *dev, void *p) {
     free(p);
 }
 
+sc_status sc_twin_alloc_host(sc_device *dev, void **out, size_t bytes, sc_error *err) {
+    (void)dev;
+    *out = sc_cpu_aligned(bytes);
+    return *out ? SC_OK : sc_fail(err, SC_ENOMEM, "out of host memory for %zu bytes", bytes);
+}
+
 sc_status sc_twin_upload(sc_device *dev, void *dst, const void *host, size_t bytes, sc_error *err) {
     (void)dev, (void)err;
     if (bytes) memcpy(dst, host, bytes);
@@ -78,6 +84,8 @@ void sc_twin_close(sc_device *dev) {
 const sc_ops sc_twin_ops = {
     .alloc = sc_twin_alloc,
     .release = sc_twin_release,
+    .alloc_host = sc_twin_alloc_host,
+    .release_host = sc_twin_release,
     .upload = sc_twin_upload,
     .download = sc_twin_download,
     .copy = sc_twin_copy,

@@ -168,6 +168,21 @@ static void release(sc_device *dev, void *p) {
     if (p && !((device *)dev)->failed) cudaFree(p); /* waits for the stream; a lost context gives its memory back by itself */
 }
 
+static sc_status alloc_host(sc_device *dev, void **out, size_t bytes, sc_error *err) {
+    *out = NULL;
+    REFUSE_IF_LOST("alloc_host");
+    const cudaError_t e = cudaMallocHost(out, bytes ? bytes : 1);
+    if (e == cudaErrorMemoryAllocation) {
+        cudaGetLastError();
+        return sc_fail(err, SC_ENOMEM, "alloc_host: no %zu bytes of pinned host memory left", bytes);
+    }
+    return guard(dev, "alloc_host", status_of(e, "alloc_host", bytes, err), err);
+}
+
+static void release_host(sc_device *dev, void *p) {
+    if (p && !((device *)dev)->failed) cudaFreeHost(p);
+}
+
 static sc_status transfer(sc_device *dev, void *dst, const void *src, size_t bytes, enum cudaMemcpyKind kind, const char *op, sc_error *err) {
     device *d = (device *)dev;
     REFUSE_IF_LOST(op);
@@ -212,7 +227,7 @@ static void loaded(sc_device *dev) {
 }
 
 const sc_ops sc_cuda_ops = {
-    .alloc = alloc, .release = release, .upload = upload, .download = download, .copy = copy, .sync = sync,
+    .alloc = alloc, .release = release, .alloc_host = alloc_host, .release_host = release_host, .upload = upload, .download = download, .copy = copy, .sync = sync,
     .matrix_create = matrix_create, .matrix_destroy = matrix_destroy,
     .filter_create = filter_create, .filter_destroy = filter_destroy,
     .linear = op_linear, .layer_norm = op_layer_norm, .rms_norm = op_rms_norm, .qkv = op_qkv, .select = op_select, .attention = op_attention,

@@ -82,6 +82,10 @@ static void sc_faulty_release(sc_device *d, void *p) {
     if (!sc_faulty.lost) sc_faulty.real->release(d, p);
     else if (p && sc_faulty.kept_count < 256) sc_faulty.kept[sc_faulty.kept_count++] = p;
 }
+static sc_status sc_faulty_alloc_host(sc_device *d, void **out, size_t bytes, sc_error *err) {
+    *out = NULL;
+    SC_FAULTY_CALL("alloc_host", out, alloc_host(d, out, bytes, err));
+}
 static sc_status sc_faulty_upload(sc_device *d, void *dst, const void *host, size_t n, sc_error *err) { SC_FAULTY_CALL("upload", dst, upload(d, dst, host, n, err)); }
 static sc_status sc_faulty_download(sc_device *d, void *host, const void *src, size_t n, sc_error *err) { SC_FAULTY_CALL("download", src, download(d, host, src, n, err)); }
 static sc_status sc_faulty_copy(sc_device *d, void *dst, const void *src, size_t n, sc_error *err) { SC_FAULTY_CALL("copy", dst, copy(d, dst, src, n, err)); }
@@ -120,6 +124,7 @@ static inline void sc_faulty_wrap(sc_device *d) {
     SC_FAULTY_ARGS(SC_FAULTY_SET)
     t->alloc = sc_faulty_alloc;
     t->release = sc_faulty_release;
+    t->alloc_host = sc_faulty_alloc_host;
     t->upload = sc_faulty_upload;
     t->download = sc_faulty_download;
     t->copy = sc_faulty_copy;
