@@ -32,6 +32,7 @@ small_vectors() { "$1/cli/sparsecast" vectors --device "$2" $(ls tests/vectors/*
 
 suite "unit" unit "$build"
 suite "unit sanitized" unit "$asan"
+suite "fuzzers, a minute each" bash tests/fuzz/run.sh "$build" 60
 suite "vectors cpu" vectors cpu
 suite "vectors twin" small_vectors "$build" twin
 suite "vectors sanitized" small_vectors "$asan" cpu

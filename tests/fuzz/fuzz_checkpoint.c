@@ -2,13 +2,7 @@
  *
  * The first byte picks: a file as it is (safetensors or an archive), or a pickle that is put into a sound archive with two storages of
  * 64 bytes, since a random file would never get past its checksum. What is accepted is identified and every tensor's first and last
- * element is read. Build and run, from the source directory:
- *
- *     clang -g -O1 -D_GNU_SOURCE -fsanitize=fuzzer,address,undefined -I. -o /tmp/fuzz_checkpoint tests/fuzz/fuzz_checkpoint.c \
- *         import/source.c import/zip.c import/pickle.c import/names.c import/family.c engine/safetensors.c engine/json_strict.c \
- *         base/status.c -lcjson -lm
- *     build/tests/unit/test_import_fuzz --seeds /tmp/seeds
- *     /tmp/fuzz_checkpoint -max_total_time=60 -max_len=8192 -dict=tests/fuzz/pickle.dict /tmp/seeds/checkpoint */
+ * element is read. tests/fuzz/run.sh builds and runs it. */
 #include "import/family.h"
 #include "import/zip.h"
 

@@ -1,12 +1,7 @@
 /* fuzz_pickle.c - libFuzzer over the restricted unpickler.
  *
  * What is refused has a reason; what is accepted keeps its promises: names are clean, sorted and unique, every element lies inside its
- * storage. Build and run, from the source directory:
- *
- *     clang -g -O1 -D_GNU_SOURCE -fsanitize=fuzzer,address,undefined -I. -o /tmp/fuzz_pickle tests/fuzz/fuzz_pickle.c \
- *         import/pickle.c base/status.c
- *     build/tests/unit/test_import_fuzz --seeds /tmp/seeds
- *     /tmp/fuzz_pickle -max_total_time=60 -max_len=4096 -dict=tests/fuzz/pickle.dict /tmp/seeds/pickle */
+ * storage. tests/fuzz/run.sh builds and runs it. */
 #include "import/pickle.h"
 
 #include <stdlib.h>

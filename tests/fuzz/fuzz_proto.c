@@ -1,12 +1,7 @@
 /* fuzz_proto.c - libFuzzer over everything in proto/ that reads bytes of strangers.
  *
  * The first byte picks the reader. Whatever is refused must give a problem document that is JSON; whatever is accepted must hold its
- * promises (sizes, ranges, UTF-8). Build and run, from the source directory:
- *
- *     clang -g -O1 -D_GNU_SOURCE -fsanitize=fuzzer,address,undefined -I. -o /tmp/fuzz_proto tests/fuzz/fuzz_proto.c \
- *         proto/frame_header.c proto/json.c proto/json_out.c proto/fields.c proto/requests.c proto/messages.c proto/problem.c \
- *         base/status.c -lcjson -lm
- *     mkdir -p /tmp/corpus && /tmp/fuzz_proto -max_total_time=60 -max_len=512 -dict=tests/fuzz/proto.dict /tmp/corpus */
+ * promises (sizes, ranges, UTF-8). tests/fuzz/run.sh builds and runs it. */
 #include "proto/frame_header.h"
 #include "proto/json.h"
 #include "proto/messages.h"

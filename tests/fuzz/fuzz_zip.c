@@ -1,10 +1,6 @@
 /* fuzz_zip.c - libFuzzer over the ZIP reader.
  *
- * What is accepted lies inside the archive: every byte of every entry is read. Build and run, from the source directory:
- *
- *     clang -g -O1 -D_GNU_SOURCE -fsanitize=fuzzer,address,undefined -I. -o /tmp/fuzz_zip tests/fuzz/fuzz_zip.c import/zip.c base/status.c
- *     build/tests/unit/test_import_fuzz --seeds /tmp/seeds
- *     /tmp/fuzz_zip -max_total_time=60 -max_len=4096 /tmp/seeds/zip */
+ * What is accepted lies inside the archive: every byte of every entry is read. tests/fuzz/run.sh builds and runs it. */
 #include "import/zip.h"
 
 #include <stdlib.h>

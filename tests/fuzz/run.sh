@@ -1,0 +1,34 @@
+#!/usr/bin/env bash
+# run.sh BUILD [SECONDS] - libFuzzer over every parser of strangers' bytes, SECONDS (60) each, two at a time, under ASan and UBSan.
+#
+# The corpus of the importer's fuzzers is made by the tests' own generator of checkpoints (test_import_fuzz --seeds); what a run adds to it stays in
+# BUILD/fuzz, so that the next one goes on from there. The random numbers begin the same each time. What fails is kept as BUILD/fuzz/NAME-crash-*.
+set -u
+cd "$(dirname "$0")/../.."
+build=$(realpath "$1") seconds=${2:-60}
+dir=$build/fuzz
+cxx="clang -g -O1 -D_GNU_SOURCE -fsanitize=fuzzer,address,undefined -fno-sanitize-recover=undefined -I."
+import="import/source.c import/zip.c import/pickle.c import/names.c import/family.c engine/safetensors.c engine/json_strict.c base/name_distance.c base/status.c"
+proto="proto/frame_header.c proto/json.c proto/json_out.c proto/fields.c proto/requests.c proto/messages.c proto/problem.c base/status.c"
+
+mkdir -p "$dir"/seeds/{pickle,zip,checkpoint,proto}
+"$build/tests/unit/test_import_fuzz" --seeds "$dir/seeds" || exit 1
+compile() { $cxx -o "$dir/$1" "tests/fuzz/fuzz_$1.c" $2 -lcjson -lm || { echo "FAIL $1: does not compile"; exit 1; }; } # shellcheck disable=SC2086
+compile pickle "import/pickle.c base/status.c" && compile zip "import/zip.c base/status.c" && compile checkpoint "$import" && compile proto "$proto" || exit 1
+
+one() { # NAME MAX_LENGTH DICTIONARY
+    "$dir/$1" -seed=1 -max_total_time="$seconds" -max_len="$2" ${3:+-dict="$3"} -timeout=20 -rss_limit_mb=2048 -artifact_prefix="$dir/$1-" "$dir/seeds/$1" \
+        >"$dir/$1.log" 2>&1
+}
+failed=0
+finish() { # NAME PID
+    if wait "$2"; then echo "ok   $1: $(tail -n 1 "$dir/$1.log")"; else failed=$((failed + 1)); echo "FAIL $1"; grep -m1 -A12 "ERROR\|runtime error" "$dir/$1.log"; fi
+}
+one pickle 4096 tests/fuzz/pickle.dict & a=$!
+one zip 4096 "" & b=$!
+finish pickle $a; finish zip $b
+one checkpoint 8192 tests/fuzz/pickle.dict & a=$!
+one proto 512 tests/fuzz/proto.dict & b=$!
+finish checkpoint $a; finish proto $b
+echo "$((4 - failed)) fuzzers passed, $failed failed"
+[ "$failed" -eq 0 ]
