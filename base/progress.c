@@ -22,11 +22,11 @@ void sc_progress_step(void *ctx, const char *what, size_t done, size_t all) {
     p->told_ns = now;
     if (now - p->start_ns < QUIET_NS) return;
     if (p->terminal) {
-        fprintf(stderr, "\rloading %d %%  %.1f of %.1f GB  %.1f GB/s  %s\033[K", percent, gb, of, gb / s, what);
+        fprintf(stderr, "\rloading %d %%  %.2f of %.2f GB  %.1f GB/s  %s\033[K", percent, gb, of, gb / s, what);
         p->shown = true;
     } else if (percent / 10 > p->tenth) {
         p->tenth = percent / 10;
-        sc_log(SC_LOG_INFO, "load", "percent=%d gb=%.1f all_gb=%.1f gb_s=%.1f part=\"%s\"", percent, gb, of, gb / s, what);
+        sc_log(SC_LOG_INFO, "load", "percent=%d gb=%.2f all_gb=%.2f gb_s=%.1f part=\"%s\"", percent, gb, of, gb / s, what);
     }
 }
 
