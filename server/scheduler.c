@@ -1,114 +1,42 @@
-/* scheduler.c - see scheduler.h. What is planned is decided in plan.c; here are the thread, the sessions and their life. */
-#include "server/scheduler.h"
+/* scheduler.c - see scheduler.h. What is planned is decided in plan.c; what runs next in scheduler_passes.c; here are
+ * the thread, its commands and the life of a session. */
+#include "server/scheduler_internal.h"
 #include "base/clock.h"
 #include "base/log.h"
 #include "server/metrics.h"
 #include <assert.h>
-#include <pthread.h>
-#include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
 
-enum { QUEUE = 64, KEYS = 64, BATCH = 8, BLEND_CHUNKS = 4, LOOKAHEAD_MAX = 4 };
-static const uint64_t MARGIN_NS = 25000000, NAP_NS = 500000000, FIRST_FRAME_NS = 2000000;
+enum { KEYS = 64, BLEND_CHUNKS = 4, LOOKAHEAD_MAX = 4 };
+static const uint64_t NAP_NS = 500000000;
 
 static_assert((int)SC_WIRE_SWITCH == (int)SC_SWITCH && (int)SC_WIRE_CUT == (int)SC_CUT, "transitions are cast");
 
-struct stream {
-    sc_session *session;       /* NULL once failed */
-    sc_channel *channel;
-    sc_facts facts;
-    uint32_t last_seq;         /* newest prompt given; not yet in force: next_prompt */
-    char next_prompt[SC_PROMPT_TEXT_MAX + 1];
-    size_t next_prompt_bytes;
-    bool paused, was_playing;
-    uint64_t began_ns;         /* when the chunk in work took its first pass; 0: none in work */
-    uint64_t denoise_ns, pts_us;
-    sc_window wait, denoise, decode;
-};
+void sc_scheduler_enter_device(sc_scheduler *s) { atomic_store(&s->busy_since_ns, sc_now_ns()); }
 
-struct made { char key[129]; char id[SC_ID_CHARS + 1]; sc_create_request request; };
-
-struct sc_scheduler {
-    pthread_t thread;
-    pthread_mutex_t lock;
-    pthread_cond_t changed;
-    sc_command *queue[QUEUE];  /* guarded by lock */
-    int head, count;
-    bool stop, woken, joined;
-    int stop_code;
-    char stop_reason[64];
-    sc_engine_state state;     /* guarded by lock, like info and what load() tells */
-    sc_model_info info;
-    uint64_t chunk_cost_ns;
-    int sessions;
-
-    atomic_uint_least64_t busy_since_ns; /* the engine thread is in the device since then; 0: it is not */
-    atomic_uint_least64_t longest_ns;    /* that it was there at most */
-
-    sc_scheduler_options o;    /* from here on: engine thread only */
-    char model_dir[4096], device[64], memory[16];
-    sc_hub *hub;
-    sc_encoder *encoder;
-    sc_engine *engine;
-    struct stream *streams[SC_PLAN_JOBS_MAX];
-    int n;
-    sc_window denoise, decode, clean, whole; /* per chunk, over all sessions */
-    struct made *made;
-    int made_at;
-    bool batches;
-    sc_error fault;            /* status SC_ELOST: the device is gone */
-};
-
-/* Around everything that goes into the device, so that another thread can tell one that does not come back. */
-static void enter_device(sc_scheduler *s) { atomic_store(&s->busy_since_ns, sc_now_ns()); }
-
-static void leave_device(sc_scheduler *s) {
+void sc_scheduler_leave_device(sc_scheduler *s) {
     uint64_t took = sc_now_ns() - atomic_load(&s->busy_since_ns);
     atomic_store(&s->busy_since_ns, 0);
     if (took > atomic_load(&s->longest_ns)) atomic_store(&s->longest_ns, took);
 }
 
-static uint64_t chunk_ns(const sc_scheduler *s, uint64_t period_ns) { return period_ns * (uint64_t)s->info.frames_chunk; }
+void sc_scheduler_publish(struct stream *t) { sc_channel_publish(t->channel, &t->facts); }
 
-static uint64_t or_else(uint64_t v, uint64_t fallback) { return v ? v : fallback; }
-
-/* Expected work until the first frame of the next chunk, from pass `next` on. Nothing measured yet: as long as a chunk plays. */
-static uint64_t remaining_ns(const sc_scheduler *s, sc_pass next, uint64_t period_ns) {
-    uint64_t guess = chunk_ns(s, period_ns) / (uint64_t)(s->info.steps + 2), steps = (uint64_t)s->info.steps;
-    uint64_t denoise = or_else(sc_window_quantile(&s->denoise, 0.95), guess * steps);
-    uint64_t decode = or_else(sc_window_quantile(&s->decode, 0.95), guess) + FIRST_FRAME_NS;
-    uint64_t clean = or_else(sc_window_quantile(&s->clean, 0.95), denoise / steps);
-    switch (next.kind) {
-    case SC_PASS_DENOISE: return denoise * (steps - (uint64_t)next.step) / steps + decode;
-    case SC_PASS_DECODE: return decode;
-    case SC_PASS_CLEAN: return clean + denoise + decode;
-    }
-    return 0;
-}
-
-static uint64_t margin_ns(const sc_scheduler *s) { return MARGIN_NS + sc_window_quantile(&s->whole, 0.95) / 12; }
-
-static void publish(struct stream *t) { sc_channel_publish(t->channel, &t->facts); }
-
-static void set_state(struct stream *t, sc_state state, const char *reason) {
+void sc_scheduler_set_state(struct stream *t, sc_state state, const char *reason) {
     char text[512];
     if (t->facts.state == state && !strcmp(t->facts.reason, reason ? reason : "")) return;
     t->facts.state = state;
     strncpy(t->facts.reason, reason ? reason : "", sizeof t->facts.reason - 1);
-    publish(t);
+    sc_scheduler_publish(t);
     sc_log(SC_LOG_INFO, "session", "id=%s state=%s reason=%s", sc_channel_id(t->channel), sc_state_name(state), t->facts.reason);
     sc_hub_say(NULL, t->channel, 0, false, text, sc_message_state(text, sizeof text, sc_state_name(state), reason));
 }
 
-static sc_stage_time stage(const sc_window *w) {
-    return (sc_stage_time){(double)sc_window_quantile(w, 0.5) * 1e-6, (double)sc_window_quantile(w, 0.95) * 1e-6};
-}
-
 /* ---- life of a session ---- */
 
-static void update_load(sc_scheduler *s) {
+void sc_scheduler_update_load(sc_scheduler *s) {
     pthread_mutex_lock(&s->lock);
     s->sessions = s->n;
     s->chunk_cost_ns = sc_window_quantile(&s->whole, 0.95);
@@ -120,27 +48,27 @@ static struct stream *find(sc_scheduler *s, const char *id) {
     return NULL;
 }
 
-static void end_session(sc_scheduler *s, struct stream *t, int code, const char *reason) {
-    if (t->facts.state != SC_STATE_FAILED) set_state(t, SC_STATE_ENDED, reason);
+void sc_scheduler_end_session(sc_scheduler *s, struct stream *t, int code, const char *reason) {
+    if (t->facts.state != SC_STATE_FAILED) sc_scheduler_set_state(t, SC_STATE_ENDED, reason);
     for (int i = 0; i < s->n; i++) {
         if (s->streams[i] != t) continue;
         memmove(&s->streams[i], &s->streams[i + 1], sizeof *s->streams * (size_t)(s->n - i - 1));
         s->n--;
         break;
     }
-    enter_device(s);
+    sc_scheduler_enter_device(s);
     sc_session_destroy(t->session);
-    leave_device(s);
+    sc_scheduler_leave_device(s);
     sc_channel_close(t->channel, code, reason);
     sc_channel_release(t->channel);
     free(t);
-    update_load(s);
+    sc_scheduler_update_load(s);
 }
 
-static void fail_session(struct stream *t, const sc_error *err) {
+void sc_scheduler_fail_session(struct stream *t, const sc_error *err) {
     sc_log(SC_LOG_ERROR, "session", "id=%s failed: %s", sc_channel_id(t->channel), err->text);
     SC_COUNT(sessions_failed, 1);
-    set_state(t, SC_STATE_FAILED, "the engine could not go on with this session");
+    sc_scheduler_set_state(t, SC_STATE_FAILED, "the engine could not go on with this session");
     sc_session_destroy(t->session);
     t->session = NULL;
     sc_channel_kick(t->channel, 1011, "session failed");
@@ -215,9 +143,9 @@ static void do_create(sc_scheduler *s, sc_command *c) {
     f->run_without_viewers = r->run_without_viewers == 1;
     f->created = (int64_t)time(NULL);
     f->chunk = -1;
-    enter_device(s);
+    sc_scheduler_enter_device(s);
     sc_status rc = sc_session_create(s->engine, f->seed, r->prompt, r->prompt_bytes, 1, &t->session, &err);
-    leave_device(s);
+    sc_scheduler_leave_device(s);
     if (rc) goto failed;
     uint64_t now = sc_now_ns();
     t->channel = sc_channel_create(s->hub, id, f->fps, (LOOKAHEAD_MAX + 2) * s->info.frames_chunk, f, now);
@@ -232,7 +160,7 @@ static void do_create(sc_scheduler *s, sc_command *c) {
         m->request = *r;
     }
     SC_COUNT(sessions_created, 1);
-    update_load(s);
+    sc_scheduler_update_load(s);
     sc_log(SC_LOG_INFO, "session", "id=%s created seed=%llu prompt_bytes=%zu sessions=%d", id, (unsigned long long)f->seed, r->prompt_bytes,
            s->n);
     return;
@@ -249,9 +177,9 @@ static void do_prompt(sc_scheduler *s, struct stream *t, sc_command *c) {
     sc_wire_transition how = r->transition != SC_WIRE_NOT_GIVEN ? r->transition
                            : t->facts.transition != SC_WIRE_NOT_GIVEN ? t->facts.transition : SC_WIRE_SWITCH;
     uint32_t seq = t->last_seq + 1;
-    enter_device(s);
+    sc_scheduler_enter_device(s);
     sc_status rc = sc_session_set_prompt(t->session, r->prompt, r->prompt_bytes, seq, (sc_transition)how, BLEND_CHUNKS, &at, &err);
-    leave_device(s);
+    sc_scheduler_leave_device(s);
     if (rc) {
         problem_from(s, &c->problem, &err, c->kind == SC_COMMAND_PROMPT ? "/text" : "/prompt");
         return;
@@ -281,196 +209,22 @@ static void do_patch(sc_scheduler *s, struct stream *t, sc_command *c) {
     }
     if (r->jpeg_quality) t->facts.jpeg_quality = r->jpeg_quality;
     if (r->idle_timeout_s) t->facts.idle_timeout_s = r->idle_timeout_s;
-    publish(t);
+    sc_scheduler_publish(t);
 }
-
-static void look_after(sc_scheduler *s, struct stream *t, uint64_t now);
 
 static void do_command(sc_scheduler *s, sc_command *c) {
     struct stream *t = NULL;
     if (c->kind != SC_COMMAND_CREATE && !(t = find(s, c->id))) sc_problem_set(&c->problem, 404, "There is no such session.");
     else if (c->kind == SC_COMMAND_CREATE) do_create(s, c);
-    else if (c->kind == SC_COMMAND_DELETE) end_session(s, t, 1000, "session deleted");
+    else if (c->kind == SC_COMMAND_DELETE) sc_scheduler_end_session(s, t, 1000, "session deleted");
     else if (!t->session) sc_problem_set(&c->problem, 409, "This session has failed.");
     else {
         if (c->kind == SC_COMMAND_PATCH) do_patch(s, t, c);
         else if (c->kind == SC_COMMAND_PROMPT) do_prompt(s, t, c);
         else do_pause(t, c->kind == SC_COMMAND_PAUSE);
-        look_after(s, t, sc_now_ns());
+        sc_scheduler_look_after(s, t, sc_now_ns());
     }
     c->done(c);
-}
-
-/* ---- planning and passes ---- */
-
-/* The session's state follows from what was asked and who watches. */
-static void look_after(sc_scheduler *s, struct stream *t, uint64_t now) {
-    sc_playout p;
-    sc_channel_playout(t->channel, &p, now);
-    if (t->facts.chunk < 0) set_state(t, t->paused ? SC_STATE_PAUSED : SC_STATE_STARTING, t->paused ? "asked to" : NULL);
-    else if (t->paused) set_state(t, SC_STATE_PAUSED, "asked to");
-    else if (p.playing) set_state(t, SC_STATE_RUNNING, NULL);
-    else set_state(t, SC_STATE_PAUSED, "no viewers");
-    if (p.playing && !t->was_playing && p.shown_any) { /* playback begins again: better one long look than a stutter */
-        sc_pass next = sc_session_next(t->session);
-        sc_channel_hold_until(t->channel, now + sc_plan_preroll_ns(remaining_ns(s, next, p.period_ns), margin_ns(s), p.buffered, p.period_ns));
-    }
-    t->was_playing = p.playing;
-}
-
-static bool housekeeping(sc_scheduler *s, uint64_t now) {
-    for (int i = 0; i < s->n; i++) {
-        struct stream *t = s->streams[i];
-        sc_playout p;
-        if (t->session) look_after(s, t, now);
-        sc_channel_playout(t->channel, &p, now);
-        if (p.seen_ns && now > p.seen_ns && now - p.seen_ns > (uint64_t)t->facts.idle_timeout_s * 1000000000u && !t->facts.run_without_viewers) {
-            end_session(s, t, 1000, "idle");
-            i--;
-        }
-    }
-    return s->n > 0;
-}
-
-static void before_pass(struct stream *t, sc_pass pass, uint64_t now) {
-    if (pass.kind != SC_PASS_DENOISE || pass.step != 0) return;
-    t->began_ns = now;
-    t->denoise_ns = 0;
-    if (pass.prompt_seq != t->facts.prompt_seq) {
-        memcpy(t->facts.prompt, t->next_prompt, sizeof t->facts.prompt);
-        t->facts.prompt_bytes = t->next_prompt_bytes;
-        t->facts.prompt_seq = pass.prompt_seq;
-        t->facts.prompt_chunk = pass.chunk;
-        publish(t);
-    }
-    sc_channel_prompt_applied(t->channel, pass.prompt_seq, pass.chunk);
-}
-
-static void frames_out(sc_scheduler *s, struct stream *t, uint64_t now, uint64_t decode_ns) {
-    sc_frames f;
-    sc_error err = {0};
-    sc_playout p;
-    if (sc_session_frames(t->session, &f, &err)) { fail_session(t, &err); return; }
-    uint64_t spent = t->denoise_ns + decode_ns, wait = now - t->began_ns > spent ? now - t->began_ns - spent : 0;
-    sc_window_add(&t->wait, wait);
-    sc_window_add(&t->denoise, t->denoise_ns);
-    sc_window_add(&t->decode, decode_ns);
-    sc_window_add(&s->denoise, t->denoise_ns);
-    sc_window_add(&s->decode, decode_ns);
-    t->facts.wait = stage(&t->wait);
-    t->facts.denoise = stage(&t->denoise);
-    t->facts.decode = stage(&t->decode);
-    t->facts.chunk = (int64_t)f.chunk;
-    publish(t);
-    SC_COUNT(chunks, 1);
-    sc_channel_playout(t->channel, &p, now);
-    if (f.chunk == 0 && p.playing) { /* one picture at once, the next when playback can go on */
-        sc_pass next = {.kind = SC_PASS_CLEAN};
-        sc_channel_hold_until(t->channel, now + sc_plan_preroll_ns(remaining_ns(s, next, p.period_ns), margin_ns(s), f.count - 1, p.period_ns));
-    }
-    int quality = p.quality_cap && p.quality_cap < t->facts.jpeg_quality ? p.quality_cap : t->facts.jpeg_quality;
-    sc_encode_job job = {.channel = t->channel, .data = f.data, .frame_bytes = f.frame_bytes, .count = f.count, .width = f.width,
-                         .height = f.height, .quality = quality, .fps = t->facts.fps, .chunk = f.chunk, .first_frame = f.first_frame,
-                         .first_pts_us = t->pts_us, .prompt_seq = f.prompt_seq, .first_of_prompt = f.first_of_prompt, .wait_ns = wait,
-                         .denoise_ns = t->denoise_ns, .decode_ns = decode_ns};
-    t->pts_us += (uint64_t)f.count * 1000000u / (uint64_t)t->facts.fps;
-    sc_channel_expect(t->channel, f.count);
-    if (sc_encoder_submit(s->encoder, &job, &err)) sc_log(SC_LOG_ERROR, "session", "id=%s %s", sc_channel_id(t->channel), err.text);
-    sc_log(SC_LOG_DEBUG, "session", "id=%s chunk=%llu wait_ms=%.1f denoise_ms=%.1f decode_ms=%.1f", sc_channel_id(t->channel),
-           (unsigned long long)f.chunk, (double)wait * 1e-6, (double)t->denoise_ns * 1e-6, (double)decode_ns * 1e-6);
-}
-
-static void after_pass(sc_scheduler *s, struct stream *t, sc_pass pass, uint64_t took, uint64_t now) {
-    sc_error err = {0};
-    static const sc_time times[] = {SC_TIME_DENOISE_PASS, SC_TIME_DECODE_PASS, SC_TIME_CLEAN_PASS};
-    sc_metrics_time(times[pass.kind], took);
-    SC_COUNT(passes[pass.kind], 1);
-    if (sc_session_failed(t->session, &err)) { fail_session(t, &err); return; }
-    switch (pass.kind) {
-    case SC_PASS_DENOISE: t->denoise_ns += took; break;
-    case SC_PASS_DECODE: frames_out(s, t, now, took); break;
-    case SC_PASS_CLEAN:
-        sc_window_add(&s->clean, took);
-        sc_window_add(&s->whole, t->denoise_ns + took + sc_window_quantile(&s->decode, 0.5));
-        t->began_ns = 0;
-        update_load(s);
-        break;
-    }
-}
-
-/* The engine tells apart whose failure a device call was (sc_session_failed). What is left is memory: the sessions that did not move on
- * take the pass again, each alone, and only those without memory of their own fail. */
-static sc_status run_engine(sc_scheduler *s, sc_session *const *sessions, int count, const sc_pass *passes, sc_error *each) {
-    enter_device(s);
-    sc_status rc = sc_engine_run(s->engine, sessions, count, &each[0]);
-    for (int i = count - 1; rc && rc != SC_ELOST && i >= 0; i--) {
-        const sc_pass next = sc_session_next(sessions[i]);
-        bool there = next.kind == passes[i].kind && next.step == passes[i].step && next.chunk == passes[i].chunk;
-        if (count == 1) break;
-        each[i] = (sc_error){0};
-        if (!there || sc_session_failed(sessions[i], NULL)) continue;
-        if (sc_engine_run(s->engine, &sessions[i], 1, &each[i]) == SC_ELOST) {
-            each[0] = each[i];
-            rc = SC_ELOST;
-        }
-    }
-    leave_device(s);
-    return rc == SC_ELOST ? rc : SC_OK;
-}
-
-/* One pass of the most urgent session (of several, where the device gains from it). False: nothing to do before *wake_ns. */
-static bool run_pass(sc_scheduler *s, uint64_t now, uint64_t *wake_ns) {
-    sc_plan_job jobs[SC_PLAN_JOBS_MAX];
-    struct stream *who[SC_PLAN_JOBS_MAX], *mine[BATCH];
-    sc_pass next[SC_PLAN_JOBS_MAX], passes[BATCH];
-    sc_session *sessions[BATCH];
-    sc_error each[BATCH] = {0};
-    bool eligible[SC_PLAN_JOBS_MAX];
-    int n = 0, count = 0;
-
-    for (int i = 0; i < s->n; i++) {
-        struct stream *t = s->streams[i];
-        sc_playout p;
-        if (!t->session) continue;
-        sc_channel_playout(t->channel, &p, now);
-        sc_pass pass = sc_session_next(t->session);
-        bool fresh = pass.kind == SC_PASS_DENOISE && pass.step == 0;
-        if (fresh && pass.chunk > 0 && !p.playing) continue; /* nobody watches: the next chunk can wait */
-        if (fresh && pass.chunk == 0 && t->paused) continue;
-        uint64_t length = chunk_ns(s, p.period_ns), ahead = length * (uint64_t)t->facts.lookahead_chunks;
-        uint64_t dry = p.dry_ns;
-        if (dry != SC_NEVER && ahead > length) dry = dry > ahead - length ? dry - (ahead - length) : 0;
-        jobs[n] = (sc_plan_job){.deadline_ns = dry, .remaining_ns = remaining_ns(s, pass, p.period_ns), .started = !fresh,
-                                .not_before_ns = p.dry_ns != SC_NEVER && p.dry_ns > ahead ? p.dry_ns - ahead : 0};
-        if (fresh && pass.chunk == 0) jobs[n].not_before_ns = 0;
-        who[n] = t;
-        next[n++] = pass;
-    }
-    uint64_t margin = margin_ns(s);
-    int best = sc_plan_pick(jobs, n, now, margin, wake_ns);
-    if (best < 0) return false;
-    mine[count] = who[best];
-    passes[count++] = next[best];
-    if (s->batches) {
-        sc_plan_eligible(jobs, n, now, margin, eligible);
-        for (int i = 0; i < n && count < BATCH; i++)
-            if (i != best && eligible[i] && next[i].kind == next[best].kind) { mine[count] = who[i]; passes[count++] = next[i]; }
-    }
-    for (int i = 0; i < count; i++) {
-        sessions[i] = mine[i]->session;
-        before_pass(mine[i], passes[i], now);
-    }
-    uint64_t begin = sc_now_ns();
-    if (run_engine(s, sessions, count, passes, each)) {
-        s->fault = each[0];
-        return true;
-    }
-    uint64_t end = sc_now_ns();
-    for (int i = 0; i < count; i++) {
-        if (each[i].status) fail_session(mine[i], &each[i]);
-        else after_pass(s, mine[i], passes[i], end - begin, end);
-    }
-    return true;
 }
 
 /* ---- the thread ---- */
@@ -486,7 +240,7 @@ static sc_command *take_command(sc_scheduler *s) {
     pthread_mutex_lock(&s->lock);
     if (s->count) {
         c = s->queue[s->head];
-        s->head = (s->head + 1) % QUEUE;
+        s->head = (s->head + 1) % SC_SCHEDULER_QUEUE;
         s->count--;
     }
     pthread_mutex_unlock(&s->lock);
@@ -548,9 +302,9 @@ static void *engine_main(void *arg) {
         for (sc_command *c; !s->fault.status && (c = take_command(s));) do_command(s, c);
         if (s->fault.status) break;
         uint64_t now = sc_now_ns();
-        housekeeping(s, now);
+        sc_scheduler_housekeeping(s, now);
         if (s->o.alive) s->o.alive(s->o.ctx);
-        if (run_pass(s, now, &wake)) continue;
+        if (sc_scheduler_run_pass(s, now, &wake)) continue;
         if (wake > now + NAP_NS) wake = now + NAP_NS;
         rest(s, wake);
     }
@@ -563,7 +317,7 @@ static void *engine_main(void *arg) {
         while (rest(s, sc_now_ns() + NAP_NS)) refuse_all(s, "The device failed; the daemon restarts.");
     }
     set_engine_state(s, fatal ? SC_ENGINE_FAILED : SC_ENGINE_DRAINING);
-    while (s->n && !fatal) end_session(s, s->streams[s->n - 1], s->stop_code, s->stop_reason);
+    while (s->n && !fatal) sc_scheduler_end_session(s, s->streams[s->n - 1], s->stop_code, s->stop_reason);
     refuse_all(s, "The daemon is shutting down.");
     return NULL;
 }
@@ -626,9 +380,9 @@ sc_status sc_scheduler_start(sc_scheduler **out, const sc_scheduler_options *o, 
 
 bool sc_scheduler_post(sc_scheduler *s, sc_command *c) {
     pthread_mutex_lock(&s->lock);
-    bool taken = s->count < QUEUE && !s->stop;
+    bool taken = s->count < SC_SCHEDULER_QUEUE && !s->stop;
     if (taken) {
-        s->queue[(s->head + s->count++) % QUEUE] = c;
+        s->queue[(s->head + s->count++) % SC_SCHEDULER_QUEUE] = c;
         pthread_cond_signal(&s->changed);
     }
     pthread_mutex_unlock(&s->lock);

@@ -1,0 +1,71 @@
+/* scheduler_internal.h - what scheduler.c (thread, commands, life of a session) and scheduler_passes.c (what runs next) share. Engine thread
+ * only, except where it is said. */
+#ifndef SC_SERVER_SCHEDULER_INTERNAL_H
+#define SC_SERVER_SCHEDULER_INTERNAL_H
+#include "server/scheduler.h"
+#include <pthread.h>
+#include <stdatomic.h>
+
+enum { SC_SCHEDULER_QUEUE = 64 };
+
+struct stream {
+    sc_session *session;       /* NULL once failed */
+    sc_channel *channel;
+    sc_facts facts;
+    uint32_t last_seq;         /* newest prompt given; not yet in force: next_prompt */
+    char next_prompt[SC_PROMPT_TEXT_MAX + 1];
+    size_t next_prompt_bytes;
+    bool paused, was_playing;
+    uint64_t began_ns;         /* when the chunk in work took its first pass; 0: none in work */
+    uint64_t denoise_ns, pts_us;
+    sc_window wait, denoise, decode;
+};
+
+struct made { char key[129]; char id[SC_ID_CHARS + 1]; sc_create_request request; };
+
+struct sc_scheduler {
+    pthread_t thread;
+    pthread_mutex_t lock;
+    pthread_cond_t changed;
+    sc_command *queue[SC_SCHEDULER_QUEUE];  /* guarded by lock */
+    int head, count;
+    bool stop, woken, joined;
+    int stop_code;
+    char stop_reason[64];
+    sc_engine_state state;     /* guarded by lock, like info and what load() tells */
+    sc_model_info info;
+    uint64_t chunk_cost_ns;
+    int sessions;
+
+    atomic_uint_least64_t busy_since_ns; /* the engine thread is in the device since then; 0: it is not */
+    atomic_uint_least64_t longest_ns;    /* that it was there at most */
+
+    sc_scheduler_options o;    /* from here on: engine thread only */
+    char model_dir[4096], device[64], memory[16];
+    sc_hub *hub;
+    sc_encoder *encoder;
+    sc_engine *engine;
+    struct stream *streams[SC_PLAN_JOBS_MAX];
+    int n;
+    sc_window denoise, decode, clean, whole; /* per chunk, over all sessions */
+    struct made *made;
+    int made_at;
+    bool batches;
+    sc_error fault;            /* status SC_ELOST: the device is gone */
+};
+
+/* scheduler.c. Around everything that goes into the device, so that another thread can tell one that does not come back. */
+void sc_scheduler_enter_device(sc_scheduler *s);
+void sc_scheduler_leave_device(sc_scheduler *s);
+void sc_scheduler_publish(struct stream *t); /* its facts, to whoever asks */
+void sc_scheduler_set_state(struct stream *t, sc_state state, const char *reason);
+void sc_scheduler_end_session(sc_scheduler *s, struct stream *t, int code, const char *reason);
+void sc_scheduler_fail_session(struct stream *t, const sc_error *err); /* viewers are closed with 1011, t->session is NULL after it */
+void sc_scheduler_update_load(sc_scheduler *s);
+
+/* scheduler_passes.c */
+void sc_scheduler_look_after(sc_scheduler *s, struct stream *t, uint64_t now);
+bool sc_scheduler_housekeeping(sc_scheduler *s, uint64_t now); /* false: no session */
+bool sc_scheduler_run_pass(sc_scheduler *s, uint64_t now, uint64_t *wake_ns);
+
+#endif
