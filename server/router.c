@@ -13,7 +13,7 @@
 #include <sys/eventfd.h>
 #include <unistd.h>
 
-enum { PENDING_MAX = 1024, HEADER_MAX = 8192, EVENTS = 64, LINGER_BYTES = 1 << 20, STREAM_SNDBUF = 65536 };
+enum { PENDING_MAX = 1024, HEADER_MAX = 8192, EVENTS = 64, LINGER_BYTES = 4 << 20, STREAM_SNDBUF = 65536 };
 static const uint64_t HEADER_NS = 5000000000u, LINGER_NS = 1000000000u, BREATH_NS = 100000000u;
 
 struct pending {

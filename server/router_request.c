@@ -125,6 +125,8 @@ static bool check_form(struct request *q, sc_access *access, bool over_unix, sc_
         while (digits < h->value_n && isdigit((unsigned char)h->value[digits])) digits++;
         if (!digits || digits != h->value_n) return refuse(r, 400, "", "Content-Length must be a number."), false;
         if (digits > 18) return refuse(r, 413, "", "The body is too long."), false;
+        /* Here and not only behind the router, which reads the rest of a refused request: else a reset could overtake the answer. */
+        if (strtoull(h->value, NULL, 10) > SC_BODY_BYTES_MAX) return refuse(r, 413, "", "A body may have 65536 bytes at most."), false;
     }
     if (count(q, "Authorization", NULL) > 1 || count(q, "Content-Type", NULL) > 1 || count(q, "Idempotency-Key", NULL) > 1)
         return refuse(r, 400, "", "Authorization, Content-Type and Idempotency-Key may come once only."), false;

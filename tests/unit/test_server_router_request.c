@@ -71,6 +71,7 @@ static const struct sample cases[] = {
     {GET("/") HOST "Content-Length: 1, 2\r\n" END, 400, "number"},
     {GET("/") HOST "Content-Length:\r\n" END, 400, "number"},
     {GET("/") HOST "Content-Length: 99999999999999999999\r\n" END, 413, "too long"},
+    {GET("/") HOST "Content-Length: 65537\r\n" END, 413, "65536"},
     {GET("/") HOST "Transfer-Encoding: chunked\r\n" END, 411, "Transfer-Encoding"},
     {GET("/") HOST "Content-Length: 5\r\nTransfer-Encoding: chunked\r\n" END, 411, "Transfer-Encoding"},
     {GET("/") HOST "Content-Type: a\r\nContent-Type: b\r\n" END, 400, "once"},
