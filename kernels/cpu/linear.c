@@ -156,12 +156,19 @@ static void linear_finish(const linear_run *run, int i0, int i1, int j, const fl
     }
 }
 
+/* Rows [i0, i1) and columns [j0, j1) of an item. */
+typedef struct { int i0, i1, j0, j1; } item_range;
+
+static item_range range_of(const linear_run *run, int item) {
+    const int m = run->a->m, n = run->a->w->w.n, i = item / run->across * run->rows, j = item % run->across * run->cols;
+    return (item_range){i, i + run->rows < m ? i + run->rows : m, j, j + run->cols < n ? j + run->cols : n};
+}
+
 static void linear_item(void *ctx, int item, int thread) {
     const linear_run *run = ctx;
     const sc_packed *w = &run->a->w->w;
-    int i0 = item / run->across * run->rows, i1 = i0 + run->rows < run->a->m ? i0 + run->rows : run->a->m;
-    int j0 = item % run->across * run->cols, j1 = j0 + run->cols < w->n ? j0 + run->cols : w->n;
-    int k = w->k, nr = run->kern->nr;
+    const item_range at = range_of(run, item);
+    const int i0 = at.i0, i1 = at.i1, j0 = at.j0, j1 = at.j1, k = w->k, nr = run->kern->nr;
     _Alignas(64) float y[ROWS * SC_TILE_COLS_MAX];
 
     (void)thread;
@@ -176,9 +183,8 @@ static void linear_item(void *ctx, int item, int thread) {
 static void bf16_item(void *ctx, int item, int thread) {
     const linear_run *run = ctx;
     const sc_packed *w = &run->a->w->w;
-    int i0 = item / run->across * run->rows, i1 = i0 + run->rows < run->a->m ? i0 + run->rows : run->a->m;
-    int j0 = item % run->across * run->cols, j1 = j0 + run->cols < w->n ? j0 + run->cols : w->n;
-    int k = w->k, nr = run->kern->nr;
+    const item_range at = range_of(run, item);
+    const int i0 = at.i0, i1 = at.i1, j0 = at.j0, j1 = at.j1, k = w->k, nr = run->kern->nr;
     float *panel = (float *)(run->work + (size_t)thread * run->work_bytes), *y = panel + K_BLOCK * nr;
 
     for (int p = 0; p < k; p += K_BLOCK) {

@@ -1,16 +1,11 @@
 /* attention_cut.cu - around the Hopper kernel: what its groups of blocks read, how the work falls to CTAs, and the sums of cut pieces
  * put together. attention.cuh has the words. */
 #include "kernels/cuda/attention.cuh"
+#include "kernels/cuda/hopper.cuh"
 
 #include <assert.h>
 
 enum { GROUP = SC_ATT_GROUP, PLAN_THREADS = 256 };
-
-static __device__ __forceinline__ float exp2_fast(float x) {
-    float y;
-    asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
-    return y;
-}
 
 /* ---- plans -------------------------------------------------------------------------------------------------------------- */
 
@@ -102,7 +97,7 @@ template <typename T> __global__ static void __launch_bounds__(256) attention_jo
     for (int c = c0; c <= c1; c++) {
         const size_t place = ((size_t)(2 * c + (c == c0)) * GROUP + member) * SC_ATT_ROWS + row;
         const float2 ml = p.partial_ml[place];
-        const float f = exp2_fast((ml.x - top) * p.scale_log2);
+        const float f = hopper::exp2_fast((ml.x - top) * p.scale_log2);
         l += ml.y * f;
 #pragma unroll
         for (int j = 0; j < 8; j++) {
