@@ -102,9 +102,11 @@ int main(int argc, char **argv) {
     sc_engine *engine;
     sc_session *s;
     sc_error err = {0};
+    const char *tmp = getenv("TMPDIR");
     char made[4096] = "";
     int words[PROMPTS_MAX], prompts = 0;
-    for (int i = 1; i + 1 < argc; i += 2) {
+    for (int i = 1; i < argc; i += 2) {
+        if (i + 1 == argc) return fprintf(stderr, "bench_load: %s needs a value\n", argv[i]), 2;
         if (!strcmp(argv[i], "--shape")) shape = argv[i + 1];
         else if (!strcmp(argv[i], "--model")) model = argv[i + 1];
         else if (!strcmp(argv[i], "--device")) o.device = argv[i + 1];
@@ -113,7 +115,7 @@ int main(int argc, char **argv) {
         else return fprintf(stderr, "bench_load: %s? [--shape S | --model DIR] [--device D] [--text-device D] [--words N]...\n", argv[i]), 2;
     }
     if (!model) {
-        snprintf(made, sizeof made, "%s/bench_load_XXXXXX", getenv("TMPDIR") ? getenv("TMPDIR") : "/tmp");
+        snprintf(made, sizeof made, "%s/sparsecast-load-XXXXXX", tmp && *tmp ? tmp : "/tmp");
         if (!mkdtemp(made)) return perror(made), 1;
         if (sc_random_model_write(shape, made, "models/pocket/spiece.model", NULL, &err)) die(shape, &err);
         model = made;
