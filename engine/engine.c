@@ -179,7 +179,7 @@ static sc_status plan_memory(sc_engine *e, const char *dir, sc_error *err) {
     TRY(sc_work_create(&e->work, e->dit, e->layout, e->batch, slots, e->rule.capacity, err));
     e->latent_count = (size_t)c->dit.in_ch * (size_t)c->chunk_frames * (size_t)(c->latent_h * c->latent_w);
     TRY(ops->alloc(e->dev, (void **)&e->noise, e->latent_count * 4, err));
-    if (!(e->check = malloc(e->latent_count * 4))) rc = sc_fail(err, SC_ENOMEM, "engine: out of memory");
+    TRY(ops->alloc_host(e->dev, (void **)&e->check, e->latent_count * 4, err));
     e->info.session_bytes = (size_t)e->pages_per_session * (2 * page + (size_t)e->pages.head_dim * 4 + (pbsa ? 2 : 1) * sizeof(sc_kv_slot)) +
                             (size_t)(2 + e->past_chunks) * e->latent_count * 4 +
                             sc_decoder_state_bytes(e->decoder);
@@ -260,6 +260,7 @@ void sc_engine_close(sc_engine *e) {
         sc_dit_close(e->dit);
         sc_t5_close(e->t5);
         for (size_t i = 0; i < sizeof p / sizeof *p; i++) ops->release(e->dev, p[i]);
+        ops->release_host(e->dev, e->check);
         if (e->text_dev != e->dev) sc_device_close(e->text_dev);
         sc_device_close(e->dev);
     }
@@ -268,7 +269,6 @@ void sc_engine_close(sc_engine *e) {
     sc_tensors_close(e->text_tensors);
     sc_tensors_close(e->decoder_tensors);
     free(e->row_mod_host);
-    free(e->check);
     free(e);
 }
 
@@ -341,12 +341,12 @@ static sc_status run_decode(sc_engine *e, sc_session *s, sc_error *err) {
     sc_status rc;
 
     if ((rc = ops->download(e->dev, e->check, s->x, e->latent_count * 4, err))) return rc;
-    for (size_t i = 0; i < e->latent_count; i++)
+    if ((rc = sc_decoder_run(e->decoder, s->decoder, s->x, e->cfg.chunk_frames, NULL, s->pixels, &count, err))) return rc;
+    for (size_t i = 0; i < e->latent_count; i++) /* while a card decodes: nobody asks what a failed session's decoder remembers */
         if (!isfinite(e->check[i])) {
             mark_failed(s, &(sc_error){SC_EINVAL, "the model's output is not finite"});
             return SC_OK;
         }
-    if ((rc = sc_decoder_run(e->decoder, s->decoder, s->x, e->cfg.chunk_frames, NULL, s->pixels, &count, err))) return rc;
     if ((rc = ops->download(e->dev, s->frames, s->pixels, (size_t)count * e->info.frame_bytes, err))) return rc;
     s->newest = (sc_frames){.chunk = s->chunk, .first_frame = s->frames_made, .count = count, .width = e->info.width, .height = e->info.height,
                             .prompt_seq = s->prompt_seq, .first_of_prompt = s->fresh_prompt, .data = s->frames, .frame_bytes = e->info.frame_bytes};
