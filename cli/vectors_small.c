@@ -114,6 +114,7 @@ bool sc_vectors_t5(sc_vectors *v) {
         !sc_vectors_size(v, c, "num_buckets", 4, 4096, &shape.buckets) || !sc_vectors_size(v, c, "max_dist", 2, 1 << 20, &shape.max_dist)) return false;
     if (shape.buckets % 4 || shape.max_dist <= shape.buckets / 4) { sc_fail(&v->err, SC_EINVAL, "%s: metadata: %d buckets do not go with max_dist %d", v->path, shape.buckets, shape.max_dist); return false; }
     if (shape.dim_attn % shape.heads) { sc_fail(&v->err, SC_EINVAL, "%s: metadata: dim_attn %d is no multiple of num_heads %d", v->path, shape.dim_attn, shape.heads); return false; }
+    shape.tokens = ids_t->shape[1] > 0 ? (int)ids_t->shape[1] : 1;
     if (sc_t5_load(&t5, v->dev, v->file, "w.", &shape, &v->err)) return false;
     const size_t n = (size_t)ids_t->shape[0], len = (size_t)ids_t->shape[1], dim = (size_t)shape.dim, total = n * len * dim;
     float *emb = calloc(total, sizeof *emb), *blocks = calloc(total * (size_t)shape.layers, sizeof *blocks);

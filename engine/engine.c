@@ -100,7 +100,7 @@ static sc_status load_parts(sc_engine *e, const char *dir, sc_error *err) {
                               .text_dim = c->dit.text_dim, .text_len = c->dit.text_len, .freq_dim = c->dit.freq_dim, .in_ch = c->dit.in_ch,
                               .out_ch = c->dit.out_ch, .patch_h = c->dit.patch[1], .patch_w = c->dit.patch[2], .eps = c->dit.eps};
     const sc_t5_shape t5 = {.vocab = c->t5.vocab, .dim = c->t5.dim, .dim_attn = c->t5.dim_attn, .dim_ffn = c->t5.dim_ffn, .heads = c->t5.heads,
-                            .layers = c->t5.layers, .buckets = c->t5.buckets, .max_dist = c->t5.max_dist};
+                            .layers = c->t5.layers, .buckets = c->t5.buckets, .max_dist = c->t5.max_dist, .tokens = c->dit.text_len};
     char path[1024];
     char decoder[1][128];
     sc_status rc;

@@ -7,7 +7,8 @@
 #include "engine/safetensors.h"
 #include "kernels/ops.h"
 
-typedef struct { int vocab, dim, dim_attn, dim_ffn, heads, layers, buckets, max_dist; } sc_t5_shape;
+/* tokens: of the longest prompt. Work memory is planned for it. */
+typedef struct { int vocab, dim, dim_attn, dim_ffn, heads, layers, buckets, max_dist, tokens; } sc_t5_shape;
 typedef struct sc_t5 sc_t5;
 
 /* Tensors PREFIX + Wan name (token_embedding.weight, blocks.N.attn.q.weight, ...). */
@@ -18,7 +19,7 @@ size_t sc_t5_dim(const sc_t5 *t);
 /* Called after each layer with the residual stream, f32 host [n][dim], when not NULL. */
 typedef void sc_t5_tap(void *ctx, int layer, const float *x);
 
-/* out (host f32) [n][dim]. ids in 0..vocab-1 (checked: SC_EINVAL). */
+/* out (host f32) [n][dim], n at most shape.tokens. ids in 0..vocab-1 (checked: SC_EINVAL). */
 sc_status sc_t5_encode(const sc_t5 *t, const int32_t *ids, int n, float *out, sc_t5_tap *tap, void *tap_ctx, sc_error *err);
 
 /* Bucket of r = key - query. Integer thresholds: |r| = 16, 32, 64 lie exactly on a boundary of the formula

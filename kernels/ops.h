@@ -227,11 +227,13 @@ typedef struct {
     void *out;                              /* act [seqs * tokens][heads * head_dim] */
 } sc_cross_attention_args;
 
-/* Text encoder attention, one prompt: no scale, bias[h][key - query + n - 1] added. q, k, v act [n][heads*head_dim]. */
+/* Text encoder attention, one prompt: no scale, bias[h][reach + r] added, r = key - query held between -reach and reach. q, k, v act
+ * [n][heads*head_dim]. */
 typedef struct {
     int n, heads, head_dim;
     const void *q, *k, *v; int ld;  /* row stride in elements */
-    const float *bias;              /* f32 device [heads][2n - 1] */
+    const float *bias;              /* f32 device [heads][2 * reach + 1] */
+    int reach;
     void *out;                      /* act [n][heads * head_dim] */
 } sc_text_attention_args;
 
@@ -375,7 +377,8 @@ typedef struct {
     sc_status (*cross_attention)(sc_device *, const sc_cross_attention_args *, sc_error *);
     sc_status (*text_attention)(sc_device *, const sc_text_attention_args *, sc_error *);
     sc_status (*gather)(sc_device *, float *out, const sc_matrix *table, const int32_t *rows_host, int n, sc_error *); /* f32 [n][cols] = rows of the table */
-    sc_status (*mul_gelu)(sc_device *, void *out, const void *a, const void *b, size_t count, sc_error *); /* act: out = a * gelu_tanh(b) */
+    /* act: out [m][width] = x[i][width + c] * gelu_tanh(x[i][c]), x [m][2 * width] */
+    sc_status (*mul_gelu)(sc_device *, void *out, const void *x, int m, int width, sc_error *);
     sc_status (*convert)(sc_device *, void *out_act, const float *x, size_t count, sc_error *);            /* f32 -> act */
     sc_status (*silu)(sc_device *, void *out_act, const float *x, size_t count, sc_error *);               /* f32 -> act */
     sc_status (*add_rows)(sc_device *, float *x, const float *table, const int32_t *row, int m, int dim, sc_error *); /* x[i] += table[row[i]] */

@@ -287,11 +287,14 @@ static void text_item(void *ctx, int item, int thread) {
     ptrdiff_t width = (ptrdiff_t)a->heads * dim;
     char *work = run->work + (size_t)thread * run->work_bytes;
     sc_attend_keys *keys = (sc_attend_keys *)(work + aligned(sc_attend_work(dim)));
-    int pieces = split_keys(keys, (const float *)a->k + h * dim, (const float *)a->v + h * dim, a->ld, a->n);
+    int pieces = split_keys(keys, (const float *)a->k + h * dim, (const float *)a->v + h * dim, a->ld, a->n), reach = a->reach;
+    float *bias = (float *)((char *)keys + aligned((size_t)pieces * sizeof *keys)) + 63; /* [-63 .. n), by key - first query of the 64 */
+    const float *table = a->bias + (ptrdiff_t)h * (2 * reach + 1) + reach;
 
+    for (int r = -63; r < a->n; r++) bias[r] = table[r - i < -reach ? -reach : r - i > reach ? reach : r - i];
     run->kern->attend(&(sc_attend){.q = (const float *)a->q + (ptrdiff_t)i * a->ld + h * dim, .ldq = a->ld,
         .out = (float *)a->out + i * width + h * dim, .ldo = width, .queries = a->n - i < 64 ? a->n - i : 64, .dim = dim, .scale = 1.0f,
-        .keys = keys, .lists = pieces, .ldk = a->ld, .ldv = a->ld, .bias = a->bias + (ptrdiff_t)h * (2 * a->n - 1) + a->n - 1 - i, .work = work});
+        .keys = keys, .lists = pieces, .ldk = a->ld, .ldv = a->ld, .bias = bias, .work = work});
 }
 
 static sc_status run_rows(sc_device *dev, rows_run *run, sc_pool_fn fn, int queries, int most_keys, int dim, int heads, sc_error *err) {
@@ -302,6 +305,7 @@ static sc_status run_rows(sc_device *dev, rows_run *run, sc_pool_fn fn, int quer
     run->kern = cpu->kern;
     run->groups = (queries + 63) / 64;
     run->work_bytes = aligned(sc_attend_work(dim)) + aligned((size_t)((most_keys + 63) / 64) * sizeof(sc_attend_keys));
+    if (run->text) run->work_bytes += aligned((size_t)(most_keys + 63) * sizeof(float));
     rc = sc_cpu_scratch(dev, &work, run->work_bytes * (size_t)sc_pool_threads(cpu->pool), err);
     if (rc) return rc;
     run->work = work;

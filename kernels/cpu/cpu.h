@@ -90,7 +90,7 @@ sc_status sc_twin_memory_update(sc_device *, const sc_memory_update_args *, sc_e
 sc_status sc_twin_cross_attention(sc_device *, const sc_cross_attention_args *, sc_error *);
 sc_status sc_twin_text_attention(sc_device *, const sc_text_attention_args *, sc_error *);
 sc_status sc_twin_gather(sc_device *, float *, const sc_matrix *, const int32_t *, int, sc_error *);
-sc_status sc_twin_mul_gelu(sc_device *, void *, const void *, const void *, size_t, sc_error *);
+sc_status sc_twin_mul_gelu(sc_device *, void *, const void *, int, int, sc_error *);
 sc_status sc_twin_convert(sc_device *, void *, const float *, size_t, sc_error *);
 sc_status sc_twin_silu(sc_device *, void *, const float *, size_t, sc_error *);
 sc_status sc_twin_add_rows(sc_device *, float *, const float *, const int32_t *, int, int, sc_error *);
@@ -124,7 +124,7 @@ sc_status sc_fast_linear(sc_device *, const sc_linear_args *, sc_error *);
 sc_status sc_fast_gather(sc_device *, float *, const sc_matrix *, const int32_t *, int, sc_error *);
 sc_status sc_fast_layer_norm(sc_device *, const sc_layer_norm_args *, sc_error *);
 sc_status sc_fast_rms_norm(sc_device *, const sc_rms_norm_args *, sc_error *);
-sc_status sc_fast_mul_gelu(sc_device *, void *, const void *, const void *, size_t, sc_error *);
+sc_status sc_fast_mul_gelu(sc_device *, void *, const void *, int, int, sc_error *);
 sc_status sc_fast_silu(sc_device *, void *, const float *, size_t, sc_error *);
 sc_status sc_fast_qkv(sc_device *, const sc_qkv_args *, sc_error *);
 sc_status sc_fast_select(sc_device *, const sc_select_args *, sc_error *);

@@ -47,23 +47,25 @@ sc_status sc_fast_rms_norm(sc_device *dev, const sc_rms_norm_args *a, sc_error *
     return SC_OK;
 }
 
-typedef struct { const sc_isa_kernels *kern; float *out; const float *a, *b; size_t count; } span_run;
-
-static size_t span_length(const span_run *run, size_t at) { return run->count - at < SPAN ? run->count - at : SPAN; }
+typedef struct { const sc_isa_kernels *kern; float *out; const float *x; size_t width; } gelu_run;
 
 static void mul_gelu_item(void *ctx, int item, int thread) {
-    const span_run *run = ctx;
-    size_t at = (size_t)item * SPAN;
+    const gelu_run *run = ctx;
+    const size_t at = (size_t)item * run->width;
     (void)thread;
-    run->kern->mul_gelu(run->out + at, run->a + at, run->b + at, span_length(run, at));
+    run->kern->mul_gelu(run->out + at, run->x + 2 * at + run->width, run->x + 2 * at, run->width);
 }
 
-sc_status sc_fast_mul_gelu(sc_device *dev, void *out, const void *a, const void *b, size_t count, sc_error *err) {
-    span_run run = {sc_cpu(dev)->kern, out, a, b, count};
+sc_status sc_fast_mul_gelu(sc_device *dev, void *out, const void *x, int m, int width, sc_error *err) {
+    gelu_run run = {sc_cpu(dev)->kern, out, x, (size_t)width};
     (void)err;
-    sc_pool_run(sc_cpu(dev)->pool, mul_gelu_item, &run, pieces(count, SPAN));
+    sc_pool_run(sc_cpu(dev)->pool, mul_gelu_item, &run, m);
     return SC_OK;
 }
+
+typedef struct { const sc_isa_kernels *kern; float *out; const float *a; size_t count; } span_run;
+
+static size_t span_length(const span_run *run, size_t at) { return run->count - at < SPAN ? run->count - at : SPAN; }
 
 static void silu_item(void *ctx, int item, int thread) {
     const span_run *run = ctx;
@@ -73,7 +75,7 @@ static void silu_item(void *ctx, int item, int thread) {
 }
 
 sc_status sc_fast_silu(sc_device *dev, void *out_act, const float *x, size_t count, sc_error *err) {
-    span_run run = {sc_cpu(dev)->kern, out_act, x, NULL, count};
+    span_run run = {sc_cpu(dev)->kern, out_act, x, count};
     (void)err;
     sc_pool_run(sc_cpu(dev)->pool, silu_item, &run, pieces(count, SPAN));
     return SC_OK;

@@ -251,9 +251,12 @@ sc_status sc_twin_text_attention(sc_device *dev, const sc_text_attention_args *a
     if (!weight) return sc_fail(err, SC_ENOMEM, "text attention: out of memory");
     for (int h = 0; h < a->heads; h++) {
         const float *q = (const float *)a->q + h * dim, *k = (const float *)a->k + h * dim, *v = (const float *)a->v + h * dim;
-        const float *bias = a->bias + (size_t)h * (size_t)(2 * a->n - 1);
+        const float *bias = a->bias + (size_t)h * (size_t)(2 * a->reach + 1) + a->reach;
         for (int i = 0; i < a->n; i++) {
-            for (int j = 0; j < a->n; j++) weight[j] = sc_cpu_dot(q + (size_t)i * ld, k + (size_t)j * ld, dim) + bias[j - i + a->n - 1];
+            for (int j = 0; j < a->n; j++) {
+                const int r = j - i < -a->reach ? -a->reach : j - i > a->reach ? a->reach : j - i;
+                weight[j] = sc_cpu_dot(q + (size_t)i * ld, k + (size_t)j * ld, dim) + bias[r];
+            }
             softmax(weight, a->n);
             weighted_sum((float *)a->out + ((size_t)i * (size_t)a->heads + (size_t)h) * (size_t)dim, weight, v, ld, a->n, dim);
         }

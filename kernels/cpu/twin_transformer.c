@@ -137,9 +137,12 @@ sc_status sc_twin_rms_norm(sc_device *dev, const sc_rms_norm_args *a, sc_error *
 
 /* ---- elementwise -------------------------------------------------------------------------------------------------------- */
 
-sc_status sc_twin_mul_gelu(sc_device *dev, void *out, const void *a, const void *b, size_t count, sc_error *err) {
+sc_status sc_twin_mul_gelu(sc_device *dev, void *out, const void *x, int m, int width, sc_error *err) {
     (void)dev, (void)err;
-    for (size_t i = 0; i < count; i++) ((float *)out)[i] = ((const float *)a)[i] * gelu_tanh(((const float *)b)[i]);
+    for (int i = 0; i < m; i++) {
+        const float *gate = (const float *)x + (size_t)i * 2 * (size_t)width, *up = gate + width;
+        for (int c = 0; c < width; c++) ((float *)out)[(size_t)i * (size_t)width + (size_t)c] = up[c] * gelu_tanh(gate[c]);
+    }
     return SC_OK;
 }
 

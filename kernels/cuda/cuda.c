@@ -104,9 +104,9 @@ static sc_status gather(sc_device *dev, float *out, const sc_matrix *table, cons
     REFUSE_IF_LOST("gather");
     return guard(dev, "gather", sc_cuda_gather(dev, out, table, rows, n, err), err);
 }
-static sc_status mul_gelu(sc_device *dev, void *out, const void *a, const void *b, size_t count, sc_error *err) {
+static sc_status mul_gelu(sc_device *dev, void *out, const void *x, int m, int width, sc_error *err) {
     REFUSE_IF_LOST("mul_gelu");
-    return guard(dev, "mul_gelu", sc_cuda_mul_gelu(dev, out, a, b, count, err), err);
+    return guard(dev, "mul_gelu", sc_cuda_mul_gelu(dev, out, x, m, width, err), err);
 }
 static sc_status convert(sc_device *dev, void *out, const float *x, size_t count, sc_error *err) {
     REFUSE_IF_LOST("convert");

@@ -56,7 +56,7 @@ sc_status sc_cuda_memory_update(sc_device *, const sc_memory_update_args *, sc_e
 sc_status sc_cuda_cross_attention(sc_device *, const sc_cross_attention_args *, sc_error *);
 sc_status sc_cuda_text_attention(sc_device *, const sc_text_attention_args *, sc_error *);
 sc_status sc_cuda_gather(sc_device *, float *out, const sc_matrix *table, const int32_t *rows_host, int n, sc_error *);
-sc_status sc_cuda_mul_gelu(sc_device *, void *out, const void *a, const void *b, size_t count, sc_error *);
+sc_status sc_cuda_mul_gelu(sc_device *, void *out, const void *x, int m, int width, sc_error *);
 sc_status sc_cuda_convert(sc_device *, void *out_act, const float *x, size_t count, sc_error *);
 sc_status sc_cuda_silu(sc_device *, void *out_act, const float *x, size_t count, sc_error *);
 sc_status sc_cuda_add_rows(sc_device *, float *x, const float *table, const int32_t *row, int m, int dim, sc_error *);

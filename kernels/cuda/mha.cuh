@@ -30,13 +30,17 @@ struct mha_args {
     int ldq, ldk, ldo, tokens;
     int n[SC_MAX_BATCH];
     float last_bias[SC_MAX_BATCH]; /* cross: added to the logit of the last key */
-    const float *bias;             /* text: [heads][2n - 1], by key - query + n - 1 */
+    const float *bias;             /* text: [heads][2 * reach + 1], by key - query held to +- reach, + reach */
+    int reach;
     float scale;
     const float *norm;             /* cross: [heads * D], q still to be normalised; the launch is one of clusters then. Or NULL */
     float eps;
 };
 
 template <int D> constexpr int mha_shared_bytes(int tiles) { return (tiles > 1 ? 4 : 3) * MHA_TILE * (D + MHA_PAD) * 2; }
+
+/* Text: the largest distance whose bias of a head is kept in shared memory, behind the tiles. */
+enum { MHA_REACH_MAX = 2047 };
 
 /* `rows` rows of D elements, at most 64, and zero ones up to a multiple of 16. */
 template <class T, int D> __device__ __forceinline__ void mha_load(uint32_t to, const T *from, int ld, int rows) {
@@ -84,7 +88,7 @@ template <class T, int D> __device__ __forceinline__ void mha_normalise(uint32_t
 }
 
 /* ONE: no sequence has more than one tile of keys, which frees the registers of the running result while the logits are made. */
-template <class T, int D, bool TEXT, bool ONE> __global__ static void __launch_bounds__(MHA_THREADS, ONE ? 4 : D == 128 ? 3 : 1) mha_kernel(const __grid_constant__ mha_args a) {
+template <class T, int D, bool TEXT, bool ONE> __global__ static void __launch_bounds__(MHA_THREADS, ONE || (TEXT && D <= 64) ? 4 : D == 128 ? 3 : 1) mha_kernel(const __grid_constant__ mha_args a) {
     stream_order();
     extern __shared__ __align__(128) unsigned char mha_shared[];
     constexpr int LD = D + MHA_PAD, TILE_BYTES = MHA_TILE * LD * 2;
@@ -101,6 +105,10 @@ template <class T, int D, bool TEXT, bool ONE> __global__ static void __launch_b
     mha_load<T, D>(base, k, a.ldk, n);
     mha_load<T, D>(base + TILE_BYTES, v, a.ldk, n);
     copy_commit();
+    const int reach = min(a.reach, n - 1);
+    float *bias = (float *)(mha_shared + 4 * TILE_BYTES) + reach; /* text: in base 2, by distance */
+    if (TEXT)
+        for (int r = threadIdx.x - reach; r <= reach; r += MHA_THREADS) bias[r] = LOG2E * a.bias[(size_t)head * (2 * a.reach + 1) + a.reach + r];
     copy_wait<1>();
     __syncthreads();
     uint32_t q[D / 16][4];
@@ -150,10 +158,8 @@ template <class T, int D, bool TEXT, bool ONE> __global__ static void __launch_b
             for (int e = 0; e < 4; e++) {
                 const int key = tile * MHA_TILE + j * 8 + lane % 4 * 2 + e % 2;
                 float x = s[j][e] * scale;
-                if (TEXT) {
-                    const int row = first + warp * 16 + lane / 4 + e / 2 * 8;
-                    if (key < n && row < n) x += LOG2E * a.bias[(size_t)head * (2 * n - 1) + key - row + n - 1];
-                } else if (key == n - 1) x += LOG2E * a.last_bias[seq];
+                if (TEXT) x += bias[max(-reach, min(reach, key - (first + warp * 16 + lane / 4 + e / 2 * 8)))];
+                else if (key == n - 1) x += LOG2E * a.last_bias[seq];
                 s[j][e] = key < n ? x : -INFINITY;
                 tile_top[e / 2] = fmaxf(tile_top[e / 2], s[j][e]);
             }
@@ -225,7 +231,7 @@ template <class T, bool TEXT> __global__ static void __launch_bounds__(MHA_THREA
         float x = 0;
         for (int d = 0; d < dim; d++) x += to_float(q[d]) * to_float(k[(size_t)j * a.ldk + d]);
         x *= a.scale;
-        if (TEXT) x += a.bias[(size_t)head * (2 * n - 1) + j - row + n - 1];
+        if (TEXT) x += a.bias[(size_t)head * (2 * a.reach + 1) + a.reach + max(-a.reach, min(a.reach, j - row))];
         else if (j == n - 1) x += a.last_bias[seq];
         logit[j] = x;
         top = fmaxf(top, x);
@@ -254,8 +260,8 @@ template <class T, bool TEXT> static void mha_plain_launch(const mha_args *a, in
 template <class T, int D, bool TEXT, bool ONE> static void mha_launch_tiles(struct sc_cuda *dev, const mha_args *a, int heads, int seqs) {
     const auto kernel = mha_kernel<T, D, TEXT, ONE>;
     const dim3 grid(heads, (a->tokens + MHA_TILE - 1) / MHA_TILE, seqs);
-    constexpr int bytes = mha_shared_bytes<D>(ONE ? 1 : 2);
-    cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes);
+    const int bytes = mha_shared_bytes<D>(ONE ? 1 : 2) + (TEXT ? (2 * (a->reach < a->n[0] ? a->reach : a->n[0] - 1) + 1) * (int)sizeof(float) : 0);
+    cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, mha_shared_bytes<D>(ONE ? 1 : 2) + (TEXT ? (2 * MHA_REACH_MAX + 1) * (int)sizeof(float) : 0));
     if (a->norm) cudaFuncSetAttribute(kernel, cudaFuncAttributeNonPortableClusterSizeAllowed, 1); /* more than 8 */
     launch(dev, kernel, grid, MHA_THREADS, bytes, a->norm ? heads : 0, *a);
 }

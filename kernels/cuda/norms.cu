@@ -272,18 +272,21 @@ template <class T, int OP> __global__ static void from_f32_kernel(T *out, const 
         out[i] = from_float<T>(OP == FLAT_SILU ? silu(x[i]) : x[i]);
 }
 
-template <class T> __global__ static void mul_gelu_kernel(T *out, const T *a, const T *b, size_t count) {
-    const size_t stride = (size_t)gridDim.x * FLAT_THREADS, vectors = count / 8;
-    for (size_t i = (size_t)blockIdx.x * FLAT_THREADS + threadIdx.x; i < vectors; i += stride) {
+/* Grid (pieces of a row, rows). VECTOR: eight channels a thread, else one. */
+template <class T, bool VECTOR> __global__ static void mul_gelu_kernel(T *out, const T *x, int width) {
+    stream_order();
+    const int i = blockIdx.x * FLAT_THREADS + threadIdx.x;
+    const T *gate = x + (size_t)blockIdx.y * 2 * width, *up = gate + width;
+    out += (size_t)blockIdx.y * width;
+    if (VECTOR) {
+        if (8 * i >= width) return;
         float u[8], v[8];
-        load8<T>(u, a + 8 * i);
-        load8<T>(v, b + 8 * i);
+        load8<T>(u, up + 8 * i);
+        load8<T>(v, gate + 8 * i);
 #pragma unroll
         for (int j = 0; j < 8; j++) u[j] *= gelu_tanh(v[j]);
         store8<T>(out + 8 * i, u);
-    }
-    for (size_t i = 8 * vectors + (size_t)blockIdx.x * FLAT_THREADS + threadIdx.x; i < count; i += stride)
-        out[i] = from_float<T>(to_float(a[i]) * gelu_tanh(to_float(b[i])));
+    } else if (i < width) out[i] = from_float<T>(to_float(up[i]) * gelu_tanh(to_float(gate[i])));
 }
 
 __global__ static void add_rows_kernel(float *x, const float *table, const int32_t *row, int dim) {
@@ -309,9 +312,15 @@ extern "C" sc_status sc_cuda_silu(sc_device *dev, void *out, const float *x, siz
     return sc_launched("silu", err);
 }
 
-extern "C" sc_status sc_cuda_mul_gelu(sc_device *dev, void *out, const void *a, const void *b, size_t count, sc_error *err) {
+extern "C" sc_status sc_cuda_mul_gelu(sc_device *dev, void *out, const void *x, int m, int width, sc_error *err) {
     struct sc_cuda *c = (struct sc_cuda *)dev;
-    SC_ACT_CALL(dev->act, (mul_gelu_kernel<T><<<flat_grid(count / 8 + 8), FLAT_THREADS, 0, c->stream>>>((T *)out, (const T *)a, (const T *)b, count)));
+    const bool vector = width % 8 == 0 && aligned16(out, x, NULL, NULL, NULL, NULL);
+    const int items = vector ? width / 8 : width;
+    assert(m <= 65535);
+    if (m < 1 || width < 1) return SC_OK;
+    const dim3 grid((items + FLAT_THREADS - 1) / FLAT_THREADS, m);
+    if (vector) SC_ACT_CALL(dev->act, (launch(c, mul_gelu_kernel<T, true>, grid, FLAT_THREADS, 0, 0, (T *)out, (const T *)x, width)));
+    else SC_ACT_CALL(dev->act, (launch(c, mul_gelu_kernel<T, false>, grid, FLAT_THREADS, 0, 0, (T *)out, (const T *)x, width)));
     return sc_launched("mul_gelu", err);
 }
 

@@ -1,6 +1,6 @@
 /* text.cu - what the text encoder needs besides matrices and norms: attention with a relative bias, and rows of a table.
  *
- * Attention (mha.cuh): no scale, bias[head][key - query + n - 1] added to the logit, n <= 512 real tokens and no mask.
+ * Attention (mha.cuh): no scale, a bias by head and distance added to the logit, from a table in shared memory; real tokens only, no mask.
  * Gather: the token ids are host memory; they travel as kernel arguments, 512 at a time, so nothing is copied or waited for.
  * Thread: engine; asynchronous on the device's stream. */
 #include "kernels/cuda/matrix.h"
@@ -19,10 +19,10 @@ extern "C" sc_status sc_cuda_text_attention(sc_device *dev, const sc_text_attent
     m.ldq = m.ldk = a->ld;
     m.ldo = a->heads * a->head_dim;
     m.tokens = m.n[0] = a->n;
-    m.bias = a->bias;
+    m.bias = a->bias, m.reach = a->reach;
     m.scale = 1;
     const bool aligned = a->ld % 8 == 0 && (((uintptr_t)a->q | (uintptr_t)a->k | (uintptr_t)a->v | (uintptr_t)a->out) & 15) == 0;
-    switch (aligned ? a->head_dim : 0) {
+    switch (aligned && (a->reach <= MHA_REACH_MAX || a->n <= MHA_REACH_MAX) ? a->head_dim : 0) {
     case 128: SC_ACT_CALL(dev->act, (mha_launch<T, 128, true>(c, &m, a->heads, 1))); break;
     case 64: SC_ACT_CALL(dev->act, (mha_launch<T, 64, true>(c, &m, a->heads, 1))); break;
     case 32: SC_ACT_CALL(dev->act, (mha_launch<T, 32, true>(c, &m, a->heads, 1))); break;

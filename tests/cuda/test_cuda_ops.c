@@ -159,7 +159,7 @@ static void test_elementwise(void) {
     static const size_t counts[] = {1, 7, 8, 4099, 70001};
     for (size_t i = 0; i < sizeof counts / sizeof *counts; i++) {
         const size_t n = counts[i];
-        buffer x = input(n, SC_F32, 3), a = input(n, act, 1), b = input(n, act, 2), one = output(n, act), two = output(n, act), three = output(n, act);
+        buffer x = input(n, SC_F32, 3), one = output(n, act), two = output(n, act);
         MUST(twin->ops->convert(twin, one.host, x.host, n, &check_err));
         MUST(cuda->ops->convert(cuda, one.dev, x.dev, n, &check_err));
         for (size_t k = 0; k < n; k++) one.host[k] = rounded(one.host[k], act);
@@ -167,10 +167,16 @@ static void test_elementwise(void) {
         MUST(twin->ops->silu(twin, two.host, x.host, n, &check_err));
         MUST(cuda->ops->silu(cuda, two.dev, x.dev, n, &check_err));
         same("silu", &two, tolerance_of(act));
-        MUST(twin->ops->mul_gelu(twin, three.host, a.host, b.host, n, &check_err));
-        MUST(cuda->ops->mul_gelu(cuda, three.dev, a.dev, b.dev, n, &check_err));
-        same("mul_gelu", &three, tolerance_of(act));
-        drop(&x), drop(&a), drop(&b);
+        drop(&x);
+    }
+    static const int gates[][2] = {{1, 1}, {3, 7}, {5, 8}, {19, 2056}, {512, 136}, {7, 4099}};
+    for (size_t i = 0; i < sizeof gates / sizeof *gates; i++) {
+        const int m = gates[i][0], width = gates[i][1];
+        buffer x = input((size_t)(2 * m * width), act, 2), out = output((size_t)(m * width), act);
+        MUST(twin->ops->mul_gelu(twin, out.host, x.host, m, width, &check_err));
+        MUST(cuda->ops->mul_gelu(cuda, out.dev, x.dev, m, width, &check_err));
+        same("mul_gelu", &out, tolerance_of(act));
+        drop(&x);
     }
     int32_t row[13] = {4, 0, 1, 4, 4, 3, 2, 1, 0, 2, 3, 0, 1};
     for (int dim = 1; dim < 600; dim += 299) {
@@ -347,11 +353,12 @@ static void test_cross_attention(void) {
 }
 
 static void test_text_attention(void) {
-    static const int shapes[][3] = {/* tokens heads dim */ {1, 1, 2}, {9, 3, 64}, {31, 3, 64}, {64, 2, 32}, {65, 2, 10}, {200, 1, 16}, {129, 2, 128}, {40, 4, 16}};
+    static const int shapes[][4] = {/* tokens heads dim reach */ {1, 1, 2, 0}, {9, 3, 64, 8}, {31, 3, 64, 40}, {64, 2, 32, 0}, {65, 2, 10, 7}, {200, 1, 16, 199}, {129, 2, 128, 128},
+                                    {40, 4, 16, 11}, {512, 5, 64, 128}, {300, 2, 64, 3000}};
     for (size_t i = 0; i < sizeof shapes / sizeof *shapes; i++) {
-        const int n = shapes[i][0], heads = shapes[i][1], dim = shapes[i][2], w = heads * dim;
-        buffer qkv = input((size_t)(n * 3 * w), act, 0.5f), bias = input((size_t)(heads * (2 * n - 1)), SC_F32, 1), out = output((size_t)(n * w), act);
-        sc_text_attention_args t = {n, heads, dim, qkv.host, qkv.host + w, qkv.host + 2 * w, 3 * w, bias.host, out.host}, c = t;
+        const int n = shapes[i][0], heads = shapes[i][1], dim = shapes[i][2], reach = shapes[i][3], w = heads * dim;
+        buffer qkv = input((size_t)(n * 3 * w), act, 0.5f), bias = input((size_t)(heads * (2 * reach + 1)), SC_F32, 1), out = output((size_t)(n * w), act);
+        sc_text_attention_args t = {n, heads, dim, qkv.host, qkv.host + w, qkv.host + 2 * w, 3 * w, bias.host, reach, out.host}, c = t;
         c.q = qkv.dev, c.k = (uint16_t *)qkv.dev + w, c.v = (uint16_t *)qkv.dev + 2 * w, c.bias = bias.dev, c.out = out.dev;
         BOTH(text_attention, &t, &c);
         same("text_attention", &out, tolerance_of(act));

@@ -101,8 +101,8 @@ static sc_status sc_faulty_filter_create(sc_device *d, sc_filter **out, const sc
 static sc_status sc_faulty_gather(sc_device *d, float *out, const sc_matrix *table, const int32_t *rows, int n, sc_error *err) {
     SC_FAULTY_CALL("gather", out, gather(d, out, table, rows, n, err));
 }
-static sc_status sc_faulty_mul_gelu(sc_device *d, void *out, const void *a, const void *b, size_t n, sc_error *err) {
-    SC_FAULTY_CALL("mul_gelu", out, mul_gelu(d, out, a, b, n, err));
+static sc_status sc_faulty_mul_gelu(sc_device *d, void *out, const void *x, int m, int width, sc_error *err) {
+    SC_FAULTY_CALL("mul_gelu", out, mul_gelu(d, out, x, m, width, err));
 }
 static sc_status sc_faulty_convert(sc_device *d, void *out, const float *x, size_t n, sc_error *err) { SC_FAULTY_CALL("convert", out, convert(d, out, x, n, err)); }
 static sc_status sc_faulty_silu(sc_device *d, void *out, const float *x, size_t n, sc_error *err) { SC_FAULTY_CALL("silu", out, silu(d, out, x, n, err)); }

@@ -221,13 +221,13 @@ static void a_last_key_with_log_n_stands_for_n_equal_keys(void **state) {
 }
 
 static void text_attention_matches_the_twin(void **state) {
-    static const int shape[][3] = {{1, 1, 2}, {9, 3, 64}, {31, 3, 64}, {64, 2, 32}, {65, 2, 10}, {200, 1, 16}};
+    static const int shape[][4] = {/* tokens, heads, dim, reach */ {1, 1, 2, 0}, {9, 3, 64, 8}, {31, 3, 64, 40}, {64, 2, 32, 0}, {65, 2, 10, 7}, {200, 1, 16, 199}, {200, 1, 16, 128}};
     FIXTURE;
     for (size_t i = 0; i < sizeof shape / sizeof *shape; i++) {
-        int n = shape[i][0], heads = shape[i][1], dim = shape[i][2], ld = 3 * heads * dim;
-        size_t in = (size_t)(n * ld), count = (size_t)(n * heads * dim), biases = (size_t)(heads * (2 * n - 1));
+        int n = shape[i][0], heads = shape[i][1], dim = shape[i][2], reach = shape[i][3], ld = 3 * heads * dim;
+        size_t in = (size_t)(n * ld), count = (size_t)(n * heads * dim), biases = (size_t)(heads * (2 * reach + 1));
         float *qkv = random_floats(in, 1), *bias = random_floats(biases, 2), *out = guarded(count), *want = guarded(count);
-        sc_text_attention_args a = {n, heads, dim, qkv, qkv + heads * dim, qkv + 2 * heads * dim, ld, bias, want};
+        sc_text_attention_args a = {n, heads, dim, qkv, qkv + heads * dim, qkv + 2 * heads * dim, ld, bias, reach, want};
         assert_int_equal(p->twin->ops->text_attention(p->twin, &a, NULL), SC_OK);
         a.out = out;
         assert_int_equal(p->fast->ops->text_attention(p->fast, &a, NULL), SC_OK);
