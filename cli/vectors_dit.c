@@ -383,10 +383,12 @@ bool sc_vectors_dit_block(sc_vectors *v) {
     int32_t *row = malloc((size_t)m * sizeof *row);
     for (int i = 0; i < m; i++) row[i] = i / (rows * cols);
     if (ops->upload(v->dev, b.row_mod, row, (size_t)m * 4, &v->err)) return false;
+    const int64_t now = start;
+    if (ops->upload(v->dev, b.memory.now, &now, sizeof now, &v->err)) return false;
     sc_work *w = b.work;
     sc_rope rope = b.layout->rope;
     rope.chunk_frames = 1; /* ages count in frames here: the cached keys carry their absolute frame, so their page's "chunk" is 0 */
-    const sc_kv_view view = {.slots = b.memory.device, .slot_stride = b.memory.slots, .window = b.memory.slots, .chunk_now = start};
+    const sc_kv_view view = {.slots = b.memory.device, .slot_stride = b.memory.slots, .window = b.memory.slots, .chunk_now = b.memory.now};
     const sc_layer_norm_args plain = {.x = x, .out = f32, .out_f32 = true, .m = m, .dim = dim, .eps = eps};
     sc_layer_norm_args mod1 = {.x = x, .out = w->norm, .m = m, .dim = dim, .eps = eps, .shift = mods, .scale = mods + dim, .mod_stride = 6 * dim, .row_mod = b.row_mod};
     sc_layer_norm_args mod2 = mod1;

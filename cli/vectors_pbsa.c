@@ -41,6 +41,7 @@ static bool run_case(sc_vectors *v, const pbsa_case *c, pbsa_result *r) {
     const int n = c->p + c->l, tokens = c->queries * c->valid;
     const size_t page = (size_t)(c->block * c->d), H = (size_t)c->heads;
     sc_kv_slot *slots = calloc(H * (size_t)(n + c->capacity), sizeof *slots), *slots_dev;
+    int64_t *now_dev;
     const int base = c->capacity > c->p ? c->capacity : c->p, stride = base + c->l;
     float *k = calloc(H * (size_t)stride * page, sizeof *k), *val = calloc(H * (size_t)stride * page, sizeof *val), *rep = calloc(H * (size_t)stride * (size_t)c->d, sizeof *rep);
     float *q = malloc(H * (size_t)tokens * (size_t)c->d * sizeof *q), *rep_q = malloc(H * (size_t)(c->queries * c->d) * sizeof *rep_q);
@@ -75,7 +76,7 @@ static bool run_case(sc_vectors *v, const pbsa_case *c, pbsa_result *r) {
     r->out = calloc(H * (size_t)(c->queries * c->block * c->d), sizeof(float));
     r->selected = malloc(H * (size_t)(c->queries * c->keep) * sizeof(int32_t));
     r->p_new = malloc(H * (size_t)c->capacity * sizeof(int32_t) + 4);
-    if (ops->alloc(v->dev, (void **)&slots_dev, H * (size_t)stride * sizeof *slots, &v->err) || ops->alloc(v->dev, (void **)&score_dev, scores * 4, &v->err) ||
+    if (ops->alloc(v->dev, (void **)&now_dev, sizeof *now_dev, &v->err) || ops->alloc(v->dev, (void **)&slots_dev, H * (size_t)stride * sizeof *slots, &v->err) || ops->alloc(v->dev, (void **)&score_dev, scores * 4, &v->err) ||
         ops->alloc(v->dev, (void **)&mass_dev, H * (size_t)n * 4, &v->err) || ops->alloc(v->dev, (void **)&list_dev, lists * 4, &v->err) ||
         ops->alloc(v->dev, (void **)&start_dev, ((size_t)c->queries + 1) * 4, &v->err) || ops->upload(v->dev, slots_dev, slots, H * (size_t)stride * sizeof *slots, &v->err) ||
         ops->upload(v->dev, start_dev, start, ((size_t)c->queries + 1) * 4, &v->err)) return false;
@@ -83,7 +84,7 @@ static bool run_case(sc_vectors *v, const pbsa_case *c, pbsa_result *r) {
     const double theta[1] = {0};
     const sc_blocks blocks = {.tokens = tokens, .blocks = c->queries, .start = start_dev, .start_host = start};
     const sc_rope rope = {.theta = theta, .frame_pairs = 0, .chunk_frames = 1, .max_distance = 0};
-    const sc_kv_view view = {.slots = slots_dev, .slot_stride = stride, .persistent = c->p, .window_base = base, .window = c->l};
+    const sc_kv_view view = {.slots = slots_dev, .slot_stride = stride, .persistent = c->p, .window_base = base, .window = c->l, .chunk_now = now_dev};
     const sc_select_args sel = {.seqs = 1, .heads = c->heads, .head_dim = c->d, .blocks = blocks, .rope = rope, .pages = pages, .view = {view}, .keep = {c->keep},
                                 .rep_q = rep_dev, .score = score_dev, .score_stride = n, .list = list_dev, .list_stride = stride};
     const sc_attention_args att = {.seqs = 1, .heads = c->heads, .head_dim = c->d, .blocks = blocks, .rope = rope, .pages = pages, .view = {view}, .q = q_dev,
@@ -104,7 +105,7 @@ static bool run_case(sc_vectors *v, const pbsa_case *c, pbsa_result *r) {
         }
         for (int s = 0; s < c->capacity; s++) r->p_new[h * c->capacity + s] = (int32_t)slots[h * stride + s].chunk * c->queries + slots[h * stride + s].block;
     }
-    void *dev[] = {pages.k, pages.v, pages.rep_k, q_dev, out_dev, rep_dev, score_dev, mass_dev, list_dev, start_dev, slots_dev};
+    void *dev[] = {pages.k, pages.v, pages.rep_k, q_dev, out_dev, rep_dev, score_dev, mass_dev, list_dev, start_dev, slots_dev, now_dev};
     for (size_t i = 0; i < sizeof dev / sizeof *dev; i++) ops->release(v->dev, dev[i]);
     free(slots); free(k); free(val); free(rep); free(q); free(rep_q); free(start); free(list);
     return true;

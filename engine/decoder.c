@@ -50,6 +50,11 @@ void sc_decoder_close(sc_decoder *d) {
     free(d);
 }
 
+void sc_decoder_move(sc_decoder *d, sc_device *dev) {
+    if (d->tae) sc_tae_move(d->tae, dev);
+    else sc_vae_move(d->vae, dev);
+}
+
 int sc_decoder_scale(const sc_decoder *d) { return d->tae ? sc_tae_scale(d->tae) : sc_vae_scale(d->vae); }
 int sc_decoder_time_scale(const sc_decoder *d) { return d->tae ? sc_tae_time_scale(d->tae) : sc_vae_time_scale(d->vae); }
 int sc_decoder_startup(const sc_decoder *d) { return d->tae ? sc_tae_startup(d->tae) : sc_vae_time_scale(d->vae) - 1; }
@@ -79,6 +84,8 @@ void sc_decoder_state_destroy(const sc_decoder *d, sc_decoder_state *s) {
     }
     free(s);
 }
+
+bool sc_decoder_started(const sc_decoder *d, const sc_decoder_state *s) { return d->tae ? s->tae.started : sc_vae_started(s->vae); }
 
 sc_status sc_decoder_run(const sc_decoder *d, sc_decoder_state *s, const float *latent, int frames, float *rgb, uint8_t *i420, int *count, sc_error *err) {
     switch (d->kind) {

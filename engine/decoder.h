@@ -17,6 +17,9 @@ typedef struct sc_decoder_state sc_decoder_state; /* what is remembered of one s
 sc_status sc_decoder_open(sc_decoder **out, sc_device *dev, const sc_tensors *set, const sc_config *config, sc_error *err);
 void sc_decoder_close(sc_decoder *d); /* NULL is fine */
 
+/* From now on it runs on `dev`, another queue of its device (kernels/ops.h, beside); its calls before have finished. */
+void sc_decoder_move(sc_decoder *d, sc_device *dev);
+
 int sc_decoder_scale(const sc_decoder *d);      /* pixels per latent row (8) */
 int sc_decoder_time_scale(const sc_decoder *d); /* frames per latent frame (4) */
 int sc_decoder_startup(const sc_decoder *d);    /* frames that the first chunk of a stream has fewer (3) */
@@ -25,6 +28,7 @@ size_t sc_decoder_state_bytes(const sc_decoder *d);
 
 sc_status sc_decoder_state_create(const sc_decoder *d, sc_decoder_state **out, sc_error *err); /* as before the first latent */
 void sc_decoder_state_destroy(const sc_decoder *d, sc_decoder_state *s);                       /* NULL is fine */
+bool sc_decoder_started(const sc_decoder *d, const sc_decoder_state *s); /* a call came: from now on calls differ by what is in device memory alone */
 
 /* latent f32 device [z][frames][h][w], frames at most a chunk. Device, either may be NULL: rgb f32 [n][3][H][W] in 0..1, i420 u8
  * [n][H*W*3/2]; n = *count = frames * time_scale, less startup when the stream begins. */

@@ -1,13 +1,13 @@
-/* engine.c - opening a model: files, device, tables, the pool of pages; and running a pass for a batch of sessions.
+/* engine.c - opening a model: files, device, tables, the pool of pages. What runs is in run.c.
  *
  * Everything that a stream will ever need is allocated here or at sc_session_create, so a chunk's path allocates nothing.
- * The pool holds max_sessions runs of pages; a session's memory is constant, so admission is exact. */
+ * The pool holds max_sessions runs of pages; a session's memory is constant, so admission is exact. A device whose kernels are loaded and
+ * products are planned when they are first called (CUDA) makes one chunk before the model counts as open. */
 #include "engine/internal.h"
 #include "base/log.h"
 #include "engine/devmem.h"
 #include "engine/digest.h"
 
-#include <assert.h>
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -87,6 +87,7 @@ cleanup:
 static void end_loading(sc_engine *e) {
     if (e->dev->ops->loaded) e->dev->ops->loaded(e->dev);
     if (e->text_dev != e->dev && e->text_dev->ops->loaded) e->text_dev->ops->loaded(e->text_dev);
+    sc_decoder_move(e->decoder, e->decode_dev);
     if (!e->text_dev->in_place) sc_tensors_drop(e->text_tensors);
     if (!e->dev->in_place) sc_tensors_drop(e->dit_tensors);
     sc_tensors_drop(e->decoder_tensors);
@@ -179,7 +180,6 @@ static sc_status plan_memory(sc_engine *e, const char *dir, sc_error *err) {
     TRY(sc_work_create(&e->work, e->dit, e->layout, e->batch, slots, e->rule.capacity, err));
     e->latent_count = (size_t)c->dit.in_ch * (size_t)c->chunk_frames * (size_t)(c->latent_h * c->latent_w);
     TRY(ops->alloc(e->dev, (void **)&e->noise, e->latent_count * 4, err));
-    TRY(ops->alloc_host(e->dev, (void **)&e->check, e->latent_count * 4, err));
     e->info.session_bytes = (size_t)e->pages_per_session * (2 * page + (size_t)e->pages.head_dim * 4 + (pbsa ? 2 : 1) * sizeof(sc_kv_slot)) +
                             (size_t)(2 + e->past_chunks) * e->latent_count * 4 +
                             sc_decoder_state_bytes(e->decoder);
@@ -212,6 +212,21 @@ static void describe(sc_engine *e) {
     sc_model_digest(sets, 3, i->digest);
 }
 
+/* The first chunk of a stream, thrown away. */
+static sc_status warm(sc_engine *e, sc_error *err) {
+    static const char prompt[] = "a";
+    sc_session *s = NULL;
+    sc_frames f;
+    sc_status rc = sc_session_create(e, 0, prompt, sizeof prompt - 1, 0, &s, err);
+
+    while (!rc && !sc_session_failed(s, err) && sc_session_next(s).chunk == 0) rc = sc_engine_run(e, &s, 1, err);
+    if (!rc) rc = sc_session_frames(s, &f, err);
+    if (!rc) rc = e->dev->ops->sync(e->dev, err);
+    sc_session_destroy(s);
+    sc_prompt_cache_clear(e);
+    return rc;
+}
+
 sc_status sc_engine_open(sc_engine **out, const sc_engine_options *o, sc_error *err) {
     sc_engine *e = calloc(1, sizeof *e);
     sc_status rc = SC_OK;
@@ -234,11 +249,14 @@ sc_status sc_engine_open(sc_engine **out, const sc_engine_options *o, sc_error *
         e->text_dev = NULL;
         TRY(sc_device_open(&e->text_dev, o->text_device, o->threads, act, err));
     }
+    e->decode_dev = e->dev;
+    if (e->dev->ops->beside) TRY(e->dev->ops->beside(e->dev, &e->decode_dev, err));
     TRY(load_parts(e, o->model_dir, err));
     TRY(plan_memory(e, o->model_dir, err));
     TRY(plan_steps(e, err));
     describe(e);
     end_loading(e);
+    if (e->dev->ops->beside) TRY(warm(e, err));
     sc_log(SC_LOG_INFO, "engine", "model=%s device=\"%s\" text_device=\"%s\" parameters=%ld session_mb=%.1f sessions=%d", e->info.name, e->info.device, e->text_dev->name,
            e->info.parameters, (double)e->info.session_bytes / 1e6, e->max_sessions);
     *out = e;
@@ -260,8 +278,8 @@ void sc_engine_close(sc_engine *e) {
         sc_dit_close(e->dit);
         sc_t5_close(e->t5);
         for (size_t i = 0; i < sizeof p / sizeof *p; i++) ops->release(e->dev, p[i]);
-        ops->release_host(e->dev, e->check);
         if (e->text_dev != e->dev) sc_device_close(e->text_dev);
+        if (e->decode_dev != e->dev) sc_device_close(e->decode_dev);
         sc_device_close(e->dev);
     }
     sc_tokenizer_close(e->tokenizer);
@@ -273,171 +291,3 @@ void sc_engine_close(sc_engine *e) {
 }
 
 void sc_engine_describe(const sc_engine *e, sc_model_info *out) { *out = e->info; }
-
-/* ---- passes ------------------------------------------------------------------------------------------------------------- */
-
-/* Fills what every transformer pass needs. step[s]: row of the modulation table, steps = the clean pass. */
-static sc_status prepare(sc_engine *e, sc_session *const *ss, int n, const int *step, sc_pass_args *a, sc_error *err) {
-    const size_t tokens = (size_t)e->layout->tokens;
-    bool same = true;
-
-    a->seqs = n;
-    a->layout = e->layout;
-    a->pages = e->pages;
-    a->mods = e->mods;
-    a->sparse = e->rule.pbsa;
-    a->capacity = e->rule.capacity;
-    for (int i = 0; i < n; i++) {
-        sc_session *s = ss[i];
-        a->view[i] = sc_kv_view_of(&s->memory);
-        a->keep[i] = sc_kv_keep(e->cfg.memory.keep_ratio, a->view[i].window);
-        a->cross[i] = s->blend.kv ? &s->blend : &s->prompt->cross;
-        a->latent[i] = s->x;
-        same = same && step[i] == step[0];
-    }
-    if (same) { /* one gate for all rows lets a product add itself to the residual */
-        a->mods = sc_mods_of(e, step[0]);
-        return SC_OK;
-    }
-    for (int i = 0; i < n; i++)
-        for (size_t t = 0; t < tokens; t++) e->row_mod_host[(size_t)i * tokens + t] = step[i];
-    a->row_mod = e->row_mod_mixed;
-    return e->dev->ops->upload(e->dev, e->row_mod_mixed, e->row_mod_host, (size_t)n * tokens * 4, err);
-}
-
-/* A stream does not go on behind a hole. */
-static void mark_failed(sc_session *s, const sc_error *why) {
-    s->failed = true;
-    sc_fail(&s->error, why->status, "chunk %llu: %.480s", (unsigned long long)s->chunk, why->text);
-}
-
-static sc_status run_denoise(sc_engine *e, sc_session *const *ss, int n, sc_error *err) {
-    const sc_ops *ops = e->dev->ops;
-    sc_pass_args a = {0};
-    int step[SC_MAX_BATCH];
-    sc_status rc;
-
-    for (int i = 0; i < n; i++) {
-        step[i] = ss[i]->phase;
-        if (step[i] == 0 && (rc = sc_session_begin_chunk(ss[i], err))) return rc;
-        a.flow[i] = ss[i]->flow;
-    }
-    if ((rc = prepare(e, ss, n, step, &a, err))) return rc;
-    if ((rc = sc_dit_pass(e->dit, e->work, &a, err))) return rc;
-    for (int i = 0; i < n; i++) {
-        const bool last = step[i] == e->cfg.step_count - 1;
-        if (!last && (rc = ops->noise(e->dev, &(sc_noise_args){.out = e->noise, .count = e->latent_count, .seed = ss[i]->seed, .chunk = ss[i]->chunk,
-                                                               .step = (uint32_t)step[i] + 1}, err))) return rc;
-        if ((rc = ops->denoise(e->dev, &(sc_denoise_args){.x = ss[i]->x, .flow = ss[i]->flow, .noise = e->noise, .count = e->latent_count,
-                                                          .sigma = e->sigma[step[i]], .next_sigma = last ? -1.0 : e->sigma[step[i] + 1]}, err))) return rc;
-        ss[i]->phase++;
-    }
-    return SC_OK;
-}
-
-static sc_status run_decode(sc_engine *e, sc_session *s, sc_error *err) {
-    const sc_ops *ops = e->dev->ops;
-    int count = 0;
-    sc_status rc;
-
-    if ((rc = ops->download(e->dev, e->check, s->x, e->latent_count * 4, err))) return rc;
-    if ((rc = sc_decoder_run(e->decoder, s->decoder, s->x, e->cfg.chunk_frames, NULL, s->pixels, &count, err))) return rc;
-    for (size_t i = 0; i < e->latent_count; i++) /* while a card decodes: nobody asks what a failed session's decoder remembers */
-        if (!isfinite(e->check[i])) {
-            mark_failed(s, &(sc_error){SC_EINVAL, "the model's output is not finite"});
-            return SC_OK;
-        }
-    if ((rc = ops->download(e->dev, s->frames, s->pixels, (size_t)count * e->info.frame_bytes, err))) return rc;
-    s->newest = (sc_frames){.chunk = s->chunk, .first_frame = s->frames_made, .count = count, .width = e->info.width, .height = e->info.height,
-                            .prompt_seq = s->prompt_seq, .first_of_prompt = s->fresh_prompt, .data = s->frames, .frame_bytes = e->info.frame_bytes};
-    s->frames_made += (uint64_t)count;
-    s->phase++;
-    return SC_OK;
-}
-
-/* Before the pass what can be done twice, after it what cannot fail: a clean pass that failed can be made again. */
-static sc_status run_clean(sc_engine *e, sc_session *const *ss, int n, sc_error *err) {
-    sc_pass_args a = {0};
-    int step[SC_MAX_BATCH];
-    sc_status rc;
-
-    for (int i = 0; i < n; i++) {
-        step[i] = e->cfg.step_count;
-        a.update[i] = sc_kv_must_update(&ss[i]->memory);
-        if (e->past_chunks && (rc = e->dev->ops->copy(e->dev, sc_session_past(ss[i], ss[i]->past_count), ss[i]->x, e->latent_count * 4, err))) return rc;
-        if (a.update[i] && (rc = sc_kv_save(&ss[i]->memory, err))) return rc;
-    }
-    if ((rc = prepare(e, ss, n, step, &a, err))) return rc;
-    if ((rc = sc_dit_pass(e->dit, e->work, &a, err))) {
-        for (int i = 0; i < n && rc != SC_ELOST; i++) {
-            sc_error why = {0};
-            if (!a.update[i] || !sc_kv_restore(&ss[i]->memory, &why)) continue;
-            if (why.status == SC_ELOST) return sc_fail(err, SC_ELOST, "%s", why.text);
-            mark_failed(ss[i], &why); /* nobody knows what its memory holds */
-        }
-        return rc;
-    }
-    for (int i = 0; i < n; i++) {
-        sc_session *s = ss[i];
-        if (e->past_chunks) {
-            s->past_at = (s->past_at + 1) % e->past_chunks;
-            if (s->past_count < e->past_chunks) s->past_count++;
-        }
-        sc_kv_end(&s->memory);
-        s->chunk++;
-        s->phase = 0;
-        s->begun = false;
-    }
-    return SC_OK;
-}
-
-static sc_status run_kind(sc_engine *e, sc_pass_kind kind, sc_session *const *ss, int n, sc_error *err) {
-    sc_status rc = SC_OK;
-    switch (kind) {
-    case SC_PASS_DENOISE: return run_denoise(e, ss, n, err);
-    case SC_PASS_CLEAN: return run_clean(e, ss, n, err);
-    case SC_PASS_DECODE:
-        for (int k = 0; k < n && rc != SC_ELOST; k++) {
-            /* Only its own calls: it is this session's failure, and what its decoder remembers is half of one chunk, half of another. */
-            if ((rc = run_decode(e, ss[k], err)) && rc != SC_ELOST) mark_failed(ss[k], err);
-        }
-        return rc == SC_ELOST ? rc : SC_OK;
-    }
-    return rc;
-}
-
-/* A batched pass failed and the device is well. Whose failure was it? Those that have not moved on take the pass again, one by one;
- * whoever fails alone is the one (in a batch of one there is nothing to find out). */
-static sc_status find_culprit(sc_engine *e, sc_pass_kind kind, sc_session *const *ss, int n, const int *phase, sc_error *err) {
-    for (int i = 0; i < n; i++) {
-        sc_error why = *err;
-        sc_status rc = SC_EGPU;
-        if (ss[i]->failed || ss[i]->phase != phase[i]) continue;
-        if (n > 1) rc = run_kind(e, kind, ss + i, 1, &why);
-        if (rc == SC_EGPU) mark_failed(ss[i], &why);
-        else if (rc) return sc_fail(err, rc, "%s", why.text);
-    }
-    return SC_OK;
-}
-
-sc_status sc_engine_run(sc_engine *e, sc_session *const *sessions, int count, sc_error *err) {
-    sc_session *live[SC_MAX_BATCH];
-    int n = 0;
-    sc_status rc = SC_OK;
-
-    assert(count >= 1 && count <= SC_MAX_BATCH);
-    for (int i = 0; i < count; i++) {
-        assert(sessions[i]->engine == e && sc_session_next(sessions[i]).kind == sc_session_next(sessions[0]).kind);
-        if (!sessions[i]->failed) live[n++] = sessions[i];
-    }
-    for (int i = 0; i < n && !rc; i += e->batch) {
-        const int part = n - i < e->batch ? n - i : e->batch;
-        const sc_pass_kind kind = sc_session_next(live[i]).kind;
-        sc_error why = {0};
-        int phase[SC_MAX_BATCH];
-        for (int k = 0; k < part; k++) phase[k] = live[i + k]->phase;
-        if ((rc = run_kind(e, kind, live + i, part, &why)) == SC_EGPU) rc = find_culprit(e, kind, live + i, part, phase, &why);
-        if (rc) sc_fail(err, rc, "%s", why.text);
-    }
-    return rc;
-}

@@ -106,8 +106,9 @@ sc_status sc_engine_run(sc_engine *engine, sc_session *const *sessions, int coun
 
 bool sc_session_failed(const sc_session *session, sc_error *err); /* true: no more passes, *err says why */
 
-/* After a decode pass. Errors: SC_ENOTFOUND before the first one. */
-sc_status sc_session_frames(const sc_session *session, sc_frames *out, sc_error *err);
+/* The frames of the newest decode pass, which a GPU may still be at: then this waits, and the session's next pass is better asked for first.
+ * Errors: SC_ENOTFOUND before the first one; what sc_session_failed says, when that pass made none; SC_ELOST. */
+sc_status sc_session_frames(sc_session *session, sc_frames *out, sc_error *err);
 
 /* Words for transitions: "switch", "blend", "recache", "flush", "cut". False: no such word. */
 bool sc_transition_parse(const char *word, sc_transition *out);

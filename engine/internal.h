@@ -1,4 +1,4 @@
-/* internal.h - what engine.c, session.c and prompt.c share; not for users of the engine. */
+/* internal.h - what engine.c, run.c, session.c and prompt.c share; not for users of the engine. */
 #ifndef SC_ENGINE_INTERNAL_H
 #define SC_ENGINE_INTERNAL_H
 #include "engine/config.h"
@@ -25,6 +25,7 @@ struct sc_prompt {
 
 struct sc_engine {
     sc_device *dev, *text_dev;  /* text_dev is dev unless the text encoder was given another */
+    sc_device *decode_dev;      /* a queue beside dev, or dev where there is none */
     sc_config cfg;
     sc_tensors *dit_tensors, *text_tensors, *decoder_tensors;
     sc_tokenizer *tokenizer;
@@ -45,7 +46,6 @@ struct sc_engine {
     bool taken[256];
     size_t latent_count;    /* floats of a chunk's latent */
     float *noise;           /* device [latent_count] */
-    float *check;           /* host [latent_count]: for the finite check */
     sc_prompt *cache[SC_PROMPT_CACHE];
     uint64_t clock;         /* of the cache */
     struct {
@@ -67,8 +67,12 @@ struct sc_session {
     float *past;           /* device [engine's past_chunks][latent_count]: clean latents of the window for recache, a ring */
     int past_at, past_count; /* where the next one goes; how many there are */
     sc_decoder_state *decoder;
-    uint8_t *pixels, *frames; /* device, host: I420 */
-    sc_frames newest;
+    uint8_t *pixels, *frames[2]; /* device, host: I420. The newest frames stay while the next ones come */
+    int frames_at;
+    int32_t *finite, *finite_host; /* device, host [1]: of the latent that was decoded last */
+    sc_mark *denoised, *decoded;   /* on dev: x0 is there; on decode_dev: so are its frames. NULL where calls do not run behind */
+    sc_frames newest, coming; /* coming: when decoded has been passed and while `awaited` */
+    bool awaited;
     uint64_t frames_made;
     sc_prompt *prompt, *next_prompt;
     uint32_t prompt_seq, next_seq;
@@ -95,5 +99,9 @@ sc_status sc_prompt_mix(sc_engine *e, const sc_prompt *a, const sc_prompt *b, do
 /* session.c */
 float *sc_session_past(const sc_session *s, int k); /* the k-th oldest of past_count; k == past_count: where the next one goes */
 sc_status sc_session_begin_chunk(sc_session *s, sc_error *err);
+
+/* run.c */
+sc_status sc_engine_pass(sc_engine *e, const sc_pass_args *a, sc_error *err); /* sc_dit_pass; a device may play it again */
+sc_status sc_session_collect(sc_session *s, sc_error *err); /* wait for the frames that were asked for last; marks the session failed when they are none */
 
 #endif

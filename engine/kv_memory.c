@@ -42,6 +42,7 @@ sc_status sc_kv_init(sc_kv_memory *m, sc_device *dev, const sc_kv_rule *rule, co
     m->group = calloc((size_t)(rule->pbsa ? 1 : rule->window_frames), sizeof *m->group);
     if (!m->host || !m->frame || !m->group) rc = sc_fail(err, SC_ENOMEM, "session memory: out of memory");
     else rc = dev->ops->alloc(dev, (void **)&m->device, bytes, err);
+    if (!rc) rc = dev->ops->alloc(dev, (void **)&m->now, sizeof *m->now, err);
     if (!rc && rule->pbsa) rc = dev->ops->alloc(dev, (void **)&m->saved, bytes, err);
     if (!rc) rc = sc_kv_reset(m, 0, err);
     if (rc) sc_kv_free(m);
@@ -51,6 +52,7 @@ sc_status sc_kv_init(sc_kv_memory *m, sc_device *dev, const sc_kv_rule *rule, co
 void sc_kv_free(sc_kv_memory *m) {
     if (m->dev && m->device) m->dev->ops->release(m->dev, m->device);
     if (m->dev && m->saved) m->dev->ops->release(m->dev, m->saved);
+    if (m->dev && m->now) m->dev->ops->release(m->dev, m->now);
     free(m->host);
     free(m->frame);
     free(m->group);
@@ -66,6 +68,8 @@ static sc_kv_slot *host_slot(const sc_kv_memory *m, int layer, int head, int slo
 static size_t slot_bytes(const sc_kv_memory *m) { return (size_t)m->layers * (size_t)m->heads * (size_t)m->slots * sizeof *m->host; }
 
 static sc_status upload_slots(sc_kv_memory *m, sc_error *err) { return m->dev->ops->upload(m->dev, m->device, m->host, slot_bytes(m), err); }
+
+static sc_status upload_now(sc_kv_memory *m, int64_t chunk, sc_error *err) { return m->dev->ops->upload(m->dev, m->now, &chunk, sizeof chunk, err); }
 
 sc_status sc_kv_save(sc_kv_memory *m, sc_error *err) { return m->saved ? m->dev->ops->copy(m->dev, m->saved, m->device, slot_bytes(m), err) : SC_OK; }
 sc_status sc_kv_restore(sc_kv_memory *m, sc_error *err) { return m->saved ? m->dev->ops->copy(m->dev, m->device, m->saved, slot_bytes(m), err) : SC_OK; }
@@ -133,24 +137,25 @@ sc_status sc_kv_begin(sc_kv_memory *m, sc_error *err) {
     }
     if (!m->uploaded && (rc = upload_window(m, err))) return rc;
     m->uploaded = true;
-    return SC_OK;
+    return upload_now(m, m->chunk, err);
 }
 
 sc_kv_view sc_kv_view_of(const sc_kv_memory *m) {
     const int blocks = m->layout->blocks.blocks;
     if (m->rule.pbsa)
         return (sc_kv_view){.slots = m->device, .slot_stride = m->slots, .persistent = m->persistent, .window_base = m->rule.capacity,
-                            .window = m->chunks * blocks, .chunk_now = m->chunk};
-    return (sc_kv_view){.slots = m->device, .slot_stride = m->slots, .window = m->frames * (blocks / m->layout->frames), .chunk_now = m->chunk};
+                            .window = m->chunks * blocks, .chunk_now = m->now};
+    return (sc_kv_view){.slots = m->device, .slot_stride = m->slots, .window = m->frames * (blocks / m->layout->frames), .chunk_now = m->now};
 }
 
 sc_status sc_kv_recache(sc_kv_memory *m, int64_t chunk, sc_kv_view *view, bool *held, sc_error *err) {
     const int blocks = m->layout->blocks.blocks, cf = m->layout->frames, per_frame = blocks / cf, own = m->frames - cf;
     const int back = (int)(m->chunk - chunk);
     int before = 0;
+    sc_status rc;
 
     *view = sc_kv_view_of(m);
-    view->chunk_now = chunk;
+    if ((rc = upload_now(m, chunk, err))) return rc;
     if (m->rule.pbsa) {
         view->window -= back * blocks;
         *held = view->window > 0;

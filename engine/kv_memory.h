@@ -28,6 +28,7 @@ typedef struct {
     sc_kv_slot *saved;                /* PBSA: device, of the same size: the slots before an update */
     sc_kv_slot *host;                 /* scratch of the same size */
     int64_t chunk;                    /* the current chunk, as slots know it */
+    int64_t *now;                     /* device [1]: the chunk whose passes run; chunk, but for a recache */
     int persistent;                   /* PBSA: blocks of P */
     int chunks;                       /* PBSA: chunks in the window, the current one included */
     int frames;                       /* WINDOW: latent frames held, the current chunk included */

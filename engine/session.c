@@ -47,8 +47,14 @@ sc_status sc_session_create(sc_engine *e, uint64_t seed, const char *prompt, siz
     TRY(ops->alloc(e->dev, (void **)&s->flow, latent, err));
     if (e->past_chunks) TRY(ops->alloc(e->dev, (void **)&s->past, latent * (size_t)e->past_chunks, err));
     TRY(ops->alloc(e->dev, (void **)&s->pixels, pixels, err));
+    TRY(ops->alloc(e->dev, (void **)&s->finite, sizeof *s->finite, err));
     TRY(sc_decoder_state_create(e->decoder, &s->decoder, err));
-    TRY(ops->alloc_host(e->dev, (void **)&s->frames, pixels, err));
+    for (int i = 0; i < 2; i++) TRY(ops->alloc_host(e->dev, (void **)&s->frames[i], pixels, err));
+    TRY(ops->alloc_host(e->dev, (void **)&s->finite_host, sizeof *s->finite_host, err));
+    if (ops->mark_create) {
+        TRY(ops->mark_create(e->dev, &s->denoised, err));
+        TRY(ops->mark_create(e->decode_dev, &s->decoded, err));
+    }
     *out = s;
     s = NULL;
 cleanup:
@@ -59,7 +65,7 @@ cleanup:
 void sc_session_destroy(sc_session *s) {
     if (!s) return;
     sc_engine *e = s->engine;
-    void *p[] = {s->x, s->flow, s->past, s->pixels};
+    void *p[] = {s->x, s->flow, s->past, s->pixels, s->finite};
     e->taken[s->place] = false;
     for (size_t i = 0; i < sizeof p / sizeof *p; i++) e->dev->ops->release(e->dev, p[i]);
     sc_kv_free(&s->memory);
@@ -68,7 +74,10 @@ void sc_session_destroy(sc_session *s) {
     sc_prompt_drop(e, s->prompt);
     sc_prompt_drop(e, s->next_prompt);
     sc_prompt_drop(e, s->blend_from);
-    e->dev->ops->release_host(e->dev, s->frames);
+    for (int i = 0; i < 2; i++) e->dev->ops->release_host(e->dev, s->frames[i]);
+    e->dev->ops->release_host(e->dev, s->finite_host);
+    if (s->denoised) e->dev->ops->mark_destroy(e->dev, s->denoised);
+    if (s->decoded) e->dev->ops->mark_destroy(e->decode_dev, s->decoded);
     free(s);
 }
 
@@ -107,7 +116,7 @@ static sc_status recache(sc_session *s, sc_error *err) {
         a.keep[0] = sc_kv_keep(e->cfg.memory.keep_ratio, a.view[0].window);
         a.cross[0] = &s->prompt->cross;
         a.latent[0] = sc_session_past(s, k);
-        if ((rc = sc_dit_pass(e->dit, e->work, &a, err))) return rc;
+        if ((rc = sc_engine_pass(e, &a, err))) return rc;
     }
     return sc_kv_begin(&s->memory, err);
 }
@@ -163,6 +172,7 @@ sc_status sc_session_begin_chunk(sc_session *s, sc_error *err) {
     if ((rc = sc_kv_begin(&s->memory, err))) return rc;
     if (s->due == SC_RECACHE && (rc = recache(s, err))) return rc;
     s->due = SC_SWITCH;
+    if (s->decoded && (rc = e->dev->ops->after(e->dev, s->decoded, err))) return rc; /* x is read by the decoder until then */
     return e->dev->ops->noise(e->dev, &(sc_noise_args){.out = s->x, .count = e->latent_count, .seed = s->seed, .chunk = s->chunk, .step = 0}, err);
 }
 
@@ -177,10 +187,4 @@ sc_pass sc_session_next(const sc_session *s) {
 bool sc_session_failed(const sc_session *s, sc_error *err) {
     if (s->failed && err) *err = s->error;
     return s->failed;
-}
-
-sc_status sc_session_frames(const sc_session *s, sc_frames *out, sc_error *err) {
-    if (!s->newest.count) return sc_fail(err, SC_ENOTFOUND, "no chunk has been decoded yet");
-    *out = s->newest;
-    return SC_OK;
 }

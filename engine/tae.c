@@ -160,6 +160,8 @@ void sc_tae_close(sc_tae *t) {
     free(t);
 }
 
+void sc_tae_move(sc_tae *t, sc_device *dev) { t->dev = dev; }
+
 int sc_tae_scale(const sc_tae *t) {
     int s = t->patch;
     for (int i = 0; i < SC_TAE_LEVELS; i++) s *= t->level[i].upsample ? 2 : 1;

@@ -33,6 +33,7 @@ sc_tae_shape sc_tae_published(int latent_ch, int patch, int latent_h, int latent
 /* Tensors PREFIX + "decoder.N..."; widths come from them. */
 sc_status sc_tae_load(sc_tae **out, sc_device *dev, const sc_tensors *set, const char *prefix, const sc_tae_shape *shape, sc_error *err);
 void sc_tae_close(sc_tae *t);
+void sc_tae_move(sc_tae *t, sc_device *dev); /* to another queue of its device */
 int sc_tae_scale(const sc_tae *t);       /* pixels per latent row */
 int sc_tae_time_scale(const sc_tae *t);  /* frames per latent frame (4) */
 int sc_tae_startup(const sc_tae *t);     /* frames dropped once per stream (3) */

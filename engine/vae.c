@@ -99,6 +99,8 @@ void sc_vae_close(sc_vae *v) {
     free(v);
 }
 
+void sc_vae_move(sc_vae *v, sc_device *dev) { v->net.dev = dev; }
+
 int sc_vae_scale(const sc_vae *v) { return v->scale; }
 int sc_vae_time_scale(const sc_vae *v) { return v->time_scale; }
 size_t sc_vae_work_bytes(const sc_vae *v) { return 3 * v->net.most; }
@@ -106,6 +108,7 @@ size_t sc_vae_state_bytes(const sc_vae *v) { return sc_vae_net_state_bytes(&v->n
 
 sc_status sc_vae_state_create(const sc_vae *v, sc_vae_state **out, sc_error *err) { return sc_vae_net_state(&v->net, out, err); }
 void sc_vae_state_destroy(const sc_vae *v, sc_vae_state *s) { sc_vae_net_state_free(&v->net, s); }
+bool sc_vae_started(const sc_vae_state *s) { return s->started; }
 void sc_vae_state_pretend_started(sc_vae_state *s) { s->started = true; }
 
 typedef struct {

@@ -32,6 +32,7 @@ typedef struct {
  * device lacks an operation), SC_ENOMEM, SC_EGPU. */
 sc_status sc_vae_load(sc_vae **out, sc_device *dev, const sc_tensors *set, const char *prefix, const sc_vae_shape *shape, sc_error *err);
 void sc_vae_close(sc_vae *v); /* NULL is fine */
+void sc_vae_move(sc_vae *v, sc_device *dev); /* to another queue of its device */
 int sc_vae_scale(const sc_vae *v);      /* pixels per latent row (8) */
 int sc_vae_time_scale(const sc_vae *v); /* frames per latent frame but the first (4) */
 size_t sc_vae_work_bytes(const sc_vae *v);
@@ -39,6 +40,7 @@ size_t sc_vae_state_bytes(const sc_vae *v);
 
 sc_status sc_vae_state_create(const sc_vae *v, sc_vae_state **out, sc_error *err); /* before the first latent */
 void sc_vae_state_destroy(const sc_vae *v, sc_vae_state *s);
+bool sc_vae_started(const sc_vae_state *s);  /* a call came */
 
 /* The caches stay zero, but the next latent counts as a later one: what a decoder does that is handed tensors of zeros as its
  * caches. Only golden data wants it: a stream begins with its first latent. */

@@ -9,8 +9,9 @@
  * norms, representatives, scores and all accumulation are f32. Operands are borrowed; outputs are overwritten; no two operands
  * overlap unless said. Shapes list the slowest axis first, all contiguous.
  *
- * Order. Calls are made by one thread, the engine's. CUDA's are asynchronous on the device's stream and neither allocate nor
- * synchronise (but alloc, free, upload, download, *_create, sync do). A CPU call has finished when it returns.
+ * Order. Calls are made by one thread, the engine's. A CPU call has finished when it returns. On CUDA a device is a queue, a stream of
+ * its own: calls neither allocate nor wait (but alloc, release, download, sync, *_create and uploads of more than a megabyte do) and take
+ * effect in their order. `beside` gives a second queue of the same card with the same memory; between two queues only marks tell the order.
  *
  * Errors. Sizes were checked when the model was opened: a wrong size is our own bug and asserted. What is returned: SC_ENOMEM and
  * SC_EGPU, this call has failed: what it writes is undefined (but denoise, which works in place, has not begun), what it reads is as
@@ -33,6 +34,7 @@ extern "C" {
 typedef struct sc_device sc_device;
 typedef struct sc_matrix sc_matrix; /* weight of a linear layer, packed for the device */
 typedef struct sc_filter sc_filter; /* weight of a convolution, packed for the device */
+typedef struct sc_mark sc_mark;     /* a place in a queue's order */
 
 enum { SC_MAX_BATCH = 8, SC_MAX_PARTS = 3, SC_MAX_ROPE_PAIRS = 64, SC_BLOCK_TOKENS_MAX = 64 };
 
@@ -135,11 +137,12 @@ typedef struct {
 /* The memory of one session in one layer, as a pass sees it. slots [heads][slot_stride] (device): entries [0, persistent) are
  * P, ascending id; entries [window_base, window_base + window) are L, oldest first, the own chunk's blocks last in block order.
  * Every other entry holds a free page of this head. Age of a slot, in latent frames: (chunk_now - slot.chunk) * chunk_frames,
- * held at max_distance when that is >= 0. */
+ * held at max_distance when that is >= 0. chunk_now, as the only thing here that changes from chunk to chunk of a stream whose memory is
+ * full, is device memory too: what was launched for one chunk can be played again for the next (replay). */
 typedef struct {
     sc_kv_slot *slots;
     int slot_stride, persistent, window_base, window;
-    int64_t chunk_now;
+    const int64_t *chunk_now; /* device [1] */
 } sc_kv_view;
 
 /* Rotary embedding of a model: channel pairs (2i, 2i+1); the first frame_pairs of them turn with the latent frame. */
@@ -350,6 +353,20 @@ typedef struct {
     int ch, frames, first, n, h, w;
 } sc_planes_in_args;
 
+/* ---- queues ------------------------------------------------------------------------------------------------------------- */
+
+/* Calls that can be made again as a whole. What `launch` calls, on this queue alone and none of those that wait or allocate, follows from
+ * `key`; what it leaves on the host the caller knows without it. A device may keep what it launched and, at a later call with the same key,
+ * put that on the queue without calling `launch`. */
+typedef struct {
+    const uint64_t *key;
+    int words;           /* at most SC_REPLAY_WORDS */
+    sc_status (*launch)(void *ctx, sc_error *);
+    void *ctx;
+} sc_replay_args;
+
+enum { SC_REPLAY_WORDS = 112 };
+
 /* ---- the table ---------------------------------------------------------------------------------------------------------- */
 
 typedef struct {
@@ -386,6 +403,7 @@ typedef struct {
     sc_status (*unpatchify)(sc_device *, const sc_patch_args *, sc_error *);
     sc_status (*noise)(sc_device *, const sc_noise_args *, sc_error *);
     sc_status (*denoise)(sc_device *, const sc_denoise_args *, sc_error *);
+    sc_status (*finite)(sc_device *, int32_t *out, const float *x, size_t count, sc_error *); /* *out (device) = whether every x[i] is finite, 1 or 0 */
 
     sc_status (*latent_in)(sc_device *, const sc_latent_in_args *, sc_error *);
     sc_status (*conv)(sc_device *, const sc_conv_args *, sc_error *);
@@ -401,6 +419,16 @@ typedef struct {
     sc_status (*channel_norm)(sc_device *, const sc_channel_norm_args *, sc_error *);
     sc_status (*frame_attention)(sc_device *, const sc_frame_attention_args *, sc_error *);
     sc_status (*planes_in)(sc_device *, const sc_planes_in_args *, sc_error *);
+
+    /* NULL, all of them, on a device whose calls have finished when they return. */
+    sc_status (*beside)(sc_device *, sc_device **out, sc_error *); /* another queue, served before this one where both have work; close it first */
+    sc_status (*mark_create)(sc_device *, sc_mark **out, sc_error *);
+    void (*mark_destroy)(sc_device *, sc_mark *);                  /* NULL is fine */
+    sc_status (*mark)(sc_device *, sc_mark *, sc_error *);         /* the mark stands behind all that was called so far, wherever it stood before */
+    sc_status (*after)(sc_device *, sc_mark *, sc_error *);        /* what is called from now on begins when the mark has been passed */
+    sc_status (*wait)(sc_device *, sc_mark *, sc_error *);         /* the caller waits until then */
+    sc_status (*fetch)(sc_device *, void *host, const void *src, size_t bytes, sc_error *); /* download to memory of alloc_host that does not wait */
+    sc_status (*replay)(sc_device *, const sc_replay_args *, sc_error *);
 } sc_ops;
 
 /* A device begins with this; a backend embeds it as its first member. */

@@ -80,6 +80,7 @@ static const sc_ops fast_ops = {
     .unpatchify = sc_twin_unpatchify,
     .noise = sc_fast_noise,
     .denoise = sc_fast_denoise,
+    .finite = sc_twin_finite,
     .latent_in = sc_fast_latent_in,
     .conv = sc_fast_conv,
     .grow = sc_fast_grow,

@@ -103,6 +103,7 @@ sc_status sc_twin_filter_create(sc_device *, sc_filter **, const sc_filter_desc 
 void sc_twin_filter_destroy(sc_device *, sc_filter *);
 sc_status sc_twin_noise(sc_device *, const sc_noise_args *, sc_error *);
 sc_status sc_twin_denoise(sc_device *, const sc_denoise_args *, sc_error *);
+sc_status sc_twin_finite(sc_device *, int32_t *out, const float *x, size_t count, sc_error *);
 sc_status sc_twin_latent_in(sc_device *, const sc_latent_in_args *, sc_error *);
 sc_status sc_twin_conv(sc_device *, const sc_conv_args *, sc_error *);
 sc_status sc_twin_grow(sc_device *, const sc_grow_args *, sc_error *);

@@ -71,6 +71,14 @@ sc_status sc_twin_denoise(sc_device *dev, const sc_denoise_args *a, sc_error *er
     return SC_OK;
 }
 
+sc_status sc_twin_finite(sc_device *dev, int32_t *out, const float *x, size_t count, sc_error *err) {
+    (void)dev, (void)err;
+    *out = 1;
+    for (size_t i = 0; i < count; i++)
+        if (!isfinite(x[i])) *out = 0;
+    return SC_OK;
+}
+
 /* ---- all cores ---------------------------------------------------------------------------------------------------------- */
 
 enum { NOISE_ITEM = 2048, DENOISE_ITEM = 16384 };

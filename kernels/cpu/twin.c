@@ -112,6 +112,7 @@ const sc_ops sc_twin_ops = {
     .unpatchify = sc_twin_unpatchify,
     .noise = sc_twin_noise,
     .denoise = sc_twin_denoise,
+    .finite = sc_twin_finite,
     .latent_in = sc_twin_latent_in,
     .conv = sc_twin_conv,
     .grow = sc_twin_grow,

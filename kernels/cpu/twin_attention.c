@@ -13,7 +13,7 @@
 #include <string.h>
 
 int64_t sc_cpu_age(const sc_rope *rope, const sc_kv_view *view, const sc_kv_slot *slot) {
-    int64_t age = (view->chunk_now - slot->chunk) * rope->chunk_frames;
+    int64_t age = (*view->chunk_now - slot->chunk) * rope->chunk_frames;
     return rope->max_distance >= 0 && age > rope->max_distance ? rope->max_distance : age;
 }
 

@@ -58,7 +58,7 @@ static void move_slots(sc_kv_slot *slots, const sc_kv_view *v, const bool *kept,
     for (int i = p; i < v->window_base; i++) slots[i] = (sc_kv_slot){.page = spare[used++]};
     for (int i = 0; i < v->window - blocks; i++) slots[v->window_base + i] = old[v->window_base + blocks + i];
     for (int b = 0; b < blocks; b++)
-        slots[end - blocks + b] = (sc_kv_slot){.page = spare[used++], .block = b, .chunk = v->chunk_now + 1};
+        slots[end - blocks + b] = (sc_kv_slot){.page = spare[used++], .block = b, .chunk = *v->chunk_now + 1};
     assert(used == free_pages);
 }
 

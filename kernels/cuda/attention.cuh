@@ -20,7 +20,7 @@ enum { SC_ATT_SLOTS_MAX = 48 << 10 }; /* of the Hopper kernel: the most slots of
 struct sc_att_seq {
     const sc_kv_slot *slots;
     int slot_stride, persistent, window_base, window, count, shared;
-    int64_t chunk_now;
+    const int64_t *chunk_now;
 };
 
 struct sc_att_params {

@@ -1,8 +1,9 @@
 /* cuda.c - opens the card, owns its stream and workspace, moves memory, and holds the table of operations.
  *
- * One stream carries everything. An operation only launches; alloc, release, upload, download, *_create and sync may wait. Memory
- * comes from cudaMalloc, since the engine plans slabs at load and the frame path allocates nothing. Uploads and downloads go over
- * the same stream and wait for it, so their order against the operations is that of the calls.
+ * A device is a stream; a second one beside it has a stream of a higher priority and a workspace of its own, and shares the rest. An operation
+ * only launches; alloc, release, large uploads, download, *_create and sync may wait. Memory comes from cudaMalloc, since the engine plans
+ * slabs at load and the frame path allocates nothing. Uploads and downloads go over the stream like everything else, so their order against
+ * the operations is that of the calls.
  *
  * Faults. Some errors (an illegal address, a lost card) are sticky: they ruin the context, and every later call fails with the same
  * code. The table's entries therefore pass a guard: it notices such an error once, remembers it in `failed` and makes SC_ELOST of it.
@@ -11,6 +12,7 @@
  * Thread: engine. */
 #include "kernels/cuda/cuda.h"
 #include "kernels/cuda/fault.h"
+#include "kernels/cuda/queue.h"
 #include "kernels/cuda/upload.h"
 
 #include <stdio.h>
@@ -97,6 +99,7 @@ GUARDED(conv3, sc_conv3_args)
 GUARDED(channel_norm, sc_channel_norm_args)
 GUARDED(frame_attention, sc_frame_attention_args)
 GUARDED(planes_in, sc_planes_in_args)
+GUARDED(replay, sc_replay_args)
 
 #define REFUSE_IF_LOST(op) if (((const device *)dev)->failed) return refused((const device *)dev, op, err)
 
@@ -119,6 +122,26 @@ static sc_status silu(sc_device *dev, void *out, const float *x, size_t count, s
 static sc_status add_rows(sc_device *dev, float *x, const float *table, const int32_t *row, int m, int dim, sc_error *err) {
     REFUSE_IF_LOST("add_rows");
     return guard(dev, "add_rows", sc_cuda_add_rows(dev, x, table, row, m, dim, err), err);
+}
+static sc_status op_finite(sc_device *dev, int32_t *out, const float *x, size_t count, sc_error *err) {
+    REFUSE_IF_LOST("finite");
+    return guard(dev, "finite", sc_cuda_finite(dev, out, x, count, err), err);
+}
+#define GUARDED_MARK(name, op)                                                                       \
+    static sc_status name(sc_device *dev, sc_mark *m, sc_error *err) {                               \
+        REFUSE_IF_LOST(#op);                                                                         \
+        return guard(dev, #op, sc_cuda_##op(dev, m, err), err);                                      \
+    }
+GUARDED_MARK(mark, mark)
+GUARDED_MARK(after, after)
+GUARDED_MARK(wait_for, wait)
+static sc_status mark_create(sc_device *dev, sc_mark **out, sc_error *err) {
+    *out = NULL;
+    REFUSE_IF_LOST("mark_create");
+    return guard(dev, "mark_create", sc_cuda_mark_create(dev, out, err), err);
+}
+static void mark_destroy(sc_device *dev, sc_mark *m) {
+    if (!((const device *)dev)->failed) sc_cuda_mark_destroy(dev, m);
 }
 static sc_status matrix_create(sc_device *dev, sc_matrix **out, const sc_matrix_desc *d, sc_error *err) {
     *out = NULL;
@@ -192,6 +215,8 @@ static sc_status transfer(sc_device *dev, void *dst, const void *src, size_t byt
 }
 
 static sc_status upload(sc_device *dev, void *dst, const void *host, size_t bytes, sc_error *err) {
+    REFUSE_IF_LOST("upload");
+    if (bytes <= SC_CUDA_SEND_SMALL) return guard(dev, "upload", status_of(sc_cuda_send_small(&((device *)dev)->cuda, dst, host, bytes), "upload", bytes, err), err);
     return transfer(dev, dst, host, bytes, cudaMemcpyHostToDevice, "upload", err);
 }
 static sc_status download(sc_device *dev, void *host, const void *src, size_t bytes, sc_error *err) {
@@ -199,6 +224,11 @@ static sc_status download(sc_device *dev, void *host, const void *src, size_t by
 }
 static sc_status copy(sc_device *dev, void *dst, const void *src, size_t bytes, sc_error *err) {
     return transfer(dev, dst, src, bytes, cudaMemcpyDeviceToDevice, "copy", err);
+}
+static sc_status fetch(sc_device *dev, void *host, const void *src, size_t bytes, sc_error *err) {
+    REFUSE_IF_LOST("fetch");
+    const cudaError_t e = cudaMemcpyAsync(host, src, bytes, cudaMemcpyDeviceToHost, ((device *)dev)->cuda.stream);
+    return guard(dev, "fetch", status_of(e, "fetch", bytes, err), err);
 }
 static sc_status sync(sc_device *dev, sc_error *err) {
     REFUSE_IF_LOST("sync");
@@ -215,8 +245,10 @@ static void close_device(sc_device *dev) {
         return;
     }
     sc_cuda_upload_end(&d->cuda);
+    if (d->cuda.stream) cudaStreamSynchronize(d->cuda.stream);
+    sc_cuda_queue_close(&d->cuda);
     sc_cuda_attention_destroy(&d->cuda);
-    if (d->cuda.lt) cublasLtDestroy(d->cuda.lt);
+    if (d->cuda.lt && !d->cuda.first) cublasLtDestroy(d->cuda.lt);
     if (d->cuda.workspace) cudaFree(d->cuda.workspace);
     if (d->cuda.stream) cudaStreamDestroy(d->cuda.stream);
     free(d);
@@ -226,6 +258,8 @@ static void loaded(sc_device *dev) {
     if (!((device *)dev)->failed) sc_cuda_upload_end(&((device *)dev)->cuda);
 }
 
+static sc_status beside(sc_device *dev, sc_device **out, sc_error *err);
+
 const sc_ops sc_cuda_ops = {
     .alloc = alloc, .release = release, .alloc_host = alloc_host, .release_host = release_host, .upload = upload, .download = download, .copy = copy, .sync = sync,
     .matrix_create = matrix_create, .matrix_destroy = matrix_destroy,
@@ -233,9 +267,10 @@ const sc_ops sc_cuda_ops = {
     .linear = op_linear, .layer_norm = op_layer_norm, .rms_norm = op_rms_norm, .qkv = op_qkv, .select = op_select, .attention = op_attention,
     .memory_update = op_memory_update, .cross_attention = op_cross_attention, .text_attention = op_text_attention, .gather = gather,
     .mul_gelu = mul_gelu, .convert = convert, .silu = silu, .add_rows = add_rows, .patchify = op_patchify, .unpatchify = op_unpatchify,
-    .noise = op_noise, .denoise = op_denoise, .latent_in = op_latent_in, .conv = op_conv, .grow = op_grow, .pool = op_pool,
+    .noise = op_noise, .denoise = op_denoise, .finite = op_finite, .latent_in = op_latent_in, .conv = op_conv, .grow = op_grow, .pool = op_pool,
     .pixels = op_pixels, .conv3 = op_conv3, .channel_norm = op_channel_norm, .frame_attention = op_frame_attention, .planes_in = op_planes_in,
     .close = close_device, .loaded = loaded,
+    .beside = beside, .mark_create = mark_create, .mark_destroy = mark_destroy, .mark = mark, .after = after, .wait = wait_for, .fetch = fetch, .replay = op_replay,
 };
 
 /* The card with the most multiprocessors among those of compute capability 8.0 and up. */
@@ -256,6 +291,35 @@ static sc_status pick(int *ordinal, struct cudaDeviceProp *best, sc_error *err) 
     }
     if (*ordinal < 0) return sc_fail(err, SC_EGPU, "device cuda: compute capability 8.0 or newer is needed, %s", *seen ? seen : "and no card answers");
     return SC_OK;
+}
+
+/* Stream, workspace, ring and rotations of a device whose other fields are set. */
+static sc_status open_queue(device *d, bool first_served, sc_error *err) {
+    int least = 0, greatest = 0;
+    cudaError_t e = cudaDeviceGetStreamPriorityRange(&least, &greatest);
+
+    if (e == cudaSuccess) e = cudaStreamCreateWithPriority(&d->cuda.stream, cudaStreamNonBlocking, first_served ? greatest : least);
+    if (e == cudaSuccess) e = cudaMalloc(&d->cuda.workspace, d->cuda.workspace_bytes);
+    if (e == cudaSuccess) e = sc_cuda_queue_open(&d->cuda);
+    if (e == cudaSuccess) return sc_cuda_attention_init(&d->cuda, err);
+    cudaGetLastError();
+    return sc_fail(err, e == cudaErrorMemoryAllocation ? SC_ENOMEM : SC_EGPU, "device cuda: %.100s: workspace of %zu MiB: %s", d->cuda.base.name,
+                   d->cuda.workspace_bytes >> 20, cudaGetErrorString(e));
+}
+
+static sc_status beside(sc_device *dev, sc_device **out, sc_error *err) {
+    const device *first = (device *)dev;
+    device *d;
+    sc_status rc;
+
+    *out = NULL;
+    REFUSE_IF_LOST("beside");
+    if (!(d = calloc(1, sizeof *d))) return sc_fail(err, SC_ENOMEM, "device cuda: out of memory");
+    d->cuda = (struct sc_cuda){.base = first->cuda.base, .lt = first->cuda.lt, .workspace_bytes = first->cuda.workspace_bytes, .ordinal = first->cuda.ordinal,
+                               .sm_count = first->cuda.sm_count, .cc_major = first->cuda.cc_major, .cc_minor = first->cuda.cc_minor, .first = (struct sc_cuda *)dev};
+    if ((rc = open_queue(d, true, err))) close_device(&d->cuda.base);
+    else *out = &d->cuda.base;
+    return rc;
 }
 
 sc_status sc_cuda_open(sc_device **out, sc_dtype act, sc_error *err) {
@@ -287,19 +351,12 @@ sc_status sc_cuda_open(sc_device **out, sc_dtype act, sc_error *err) {
         rc = sc_fail(err, SC_EGPU, "device cuda: this build has no code for %s (compute capability %d.%d): %s", p.name, p.major, p.minor, cudaGetErrorString(e));
         goto cleanup;
     }
-    e = cudaStreamCreateWithFlags(&d->cuda.stream, cudaStreamNonBlocking);
-    if (e == cudaSuccess) e = cudaMalloc(&d->cuda.workspace, d->cuda.workspace_bytes);
-    if (e != cudaSuccess) {
-        rc = sc_fail(err, e == cudaErrorMemoryAllocation ? SC_ENOMEM : SC_EGPU, "device cuda: %s: workspace of %zu MiB: %s", p.name, d->cuda.workspace_bytes >> 20,
-                     cudaGetErrorString(e));
-        goto cleanup;
-    }
+    if ((rc = open_queue(d, false, err))) goto cleanup;
     if (cublasLtCreate(&d->cuda.lt) != CUBLAS_STATUS_SUCCESS) {
         d->cuda.lt = NULL;
         rc = sc_fail(err, SC_EGPU, "device cuda: cuBLASLt does not start");
         goto cleanup;
     }
-    if ((rc = sc_cuda_attention_init(&d->cuda, err))) goto cleanup;
     *out = &d->cuda.base;
     d = NULL;
 cleanup:

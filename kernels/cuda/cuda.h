@@ -1,6 +1,6 @@
 /* cuda.h - the CUDA backend's device and the operations that its files provide.
  *
- * One device = one GPU, one stream, one workspace. Every operation below has the contract of the entry of the same name in
+ * One device = one stream of a GPU and one workspace. Every operation below has the contract of the entry of the same name in
  * kernels/ops.h: it launches on `stream` and returns; it neither allocates nor synchronises. Plain C, so that the table
  * (cuda.c) needs no CUDA compiler.
  *
@@ -29,6 +29,8 @@ struct sc_cuda {
     size_t workspace_bytes;
     int ordinal, sm_count, cc_major, cc_minor;
     struct sc_cuda_upload *upload;            /* upload.c: staging memory while weights come in, else NULL */
+    struct sc_cuda_queue *queue;              /* queue.c: ring of small uploads, recorded work */
+    struct sc_cuda *first;                    /* of a second queue: the device that it stands beside; else NULL */
 
     /* attention.cu, select.cu: the rotations by age, remade on the stream when a model with other angles comes. */
     float *age_table;                         /* device [AGE_DIGITS][AGE_BASE][SC_MAX_ROPE_PAIRS][2] */
@@ -64,6 +66,7 @@ sc_status sc_cuda_patchify(sc_device *, const sc_patch_args *, sc_error *);
 sc_status sc_cuda_unpatchify(sc_device *, const sc_patch_args *, sc_error *);
 sc_status sc_cuda_noise(sc_device *, const sc_noise_args *, sc_error *);
 sc_status sc_cuda_denoise(sc_device *, const sc_denoise_args *, sc_error *);
+sc_status sc_cuda_finite(sc_device *, int32_t *out, const float *x, size_t count, sc_error *);
 sc_status sc_cuda_latent_in(sc_device *, const sc_latent_in_args *, sc_error *);
 sc_status sc_cuda_conv(sc_device *, const sc_conv_args *, sc_error *);
 sc_status sc_cuda_grow(sc_device *, const sc_grow_args *, sc_error *);

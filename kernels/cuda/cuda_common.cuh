@@ -20,8 +20,8 @@ struct sc_age_rule {
 };
 
 /* Age of a slot in latent frames (ops.h, sc_kv_view). */
-__device__ __forceinline__ int slot_age(const sc_age_rule &rule, int64_t chunk_now, int64_t chunk) {
-    const int64_t age = (chunk_now - chunk) * rule.chunk_frames;
+__device__ __forceinline__ int slot_age(const sc_age_rule &rule, const int64_t *chunk_now, int64_t chunk) {
+    const int64_t age = (*chunk_now - chunk) * rule.chunk_frames;
     const int64_t top = rule.max_distance >= 0 ? rule.max_distance
                                                : (int64_t)SC_CUDA_AGE_BASE * SC_CUDA_AGE_BASE * SC_CUDA_AGE_BASE - 1;
     return (int)(age < 0 ? 0 : age > top ? top : age);

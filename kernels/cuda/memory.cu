@@ -115,7 +115,7 @@ __global__ static void __launch_bounds__(1024) move_kernel(const __grid_constant
     for (int i = survivors + tid; i < v.window_base; i += 1024) slots[i] = sc_kv_slot{spare[i - survivors], 0, 0};
     for (int i = tid; i < v.window - blocks; i += 1024) slots[v.window_base + i] = old[v.window_base + blocks + i];
     for (int b = tid; b < blocks; b += 1024)
-        slots[end - blocks + b] = sc_kv_slot{spare[v.window_base - survivors + b], b, v.chunk_now + 1};
+        slots[end - blocks + b] = sc_kv_slot{spare[v.window_base - survivors + b], b, *v.chunk_now + 1};
 }
 
 sc_status sc_cuda_memory_update(sc_device *device, const sc_memory_update_args *a, sc_error *err) {

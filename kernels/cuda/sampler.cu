@@ -1,4 +1,4 @@
-/* sampler.cu - counter-based noise and the denoising step.
+/* sampler.cu - counter-based noise, the denoising step, and whether its result is finite.
  *
  * Element i of the noise depends on (seed, chunk, step, i) alone: Philox4x32-10, four words a counter, two Box-Muller pairs, in
  * double and rounded once, as the twin has it, so that a stream replays on any device. A thread makes one counter's four normals.
@@ -44,6 +44,19 @@ __global__ static void denoise_kernel(sc_denoise_args a) {
     if (a.x0) a.x0[i] = x0;
     const float s = (float)a.next_sigma;
     a.x[i] = a.next_sigma >= 0 ? __fadd_rn(__fmul_rn(1.0f - s, x0), __fmul_rn(s, a.noise[i])) : x0;
+}
+
+/* One CTA: 300,000 values are 1.2 MB, read once. */
+__global__ static void __launch_bounds__(1024) finite_kernel(int32_t *out, const float *x, size_t count) {
+    bool all = true;
+    for (size_t i = threadIdx.x; i < count; i += 1024) all = all && isfinite(x[i]);
+    all = __syncthreads_and(all);
+    if (threadIdx.x == 0) *out = all;
+}
+
+extern "C" sc_status sc_cuda_finite(sc_device *dev, int32_t *out, const float *x, size_t count, sc_error *err) {
+    finite_kernel<<<1, 1024, 0, ((struct sc_cuda *)dev)->stream>>>(out, x, count);
+    return sc_launched("finite", err);
 }
 
 extern "C" sc_status sc_cuda_noise(sc_device *dev, const sc_noise_args *a, sc_error *err) {

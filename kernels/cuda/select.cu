@@ -22,7 +22,7 @@ enum { QUERIES = 8, COLUMNS = 4, WARPS = 16, THREADS = 32 * WARPS, TILE = 512 };
 struct select_seq {
     const sc_kv_slot *slots;
     int slot_stride, persistent, window_base, window, keep;
-    int64_t chunk_now;
+    const int64_t *chunk_now;
 };
 struct select_params {
     select_seq seq[SC_MAX_BATCH];

@@ -11,7 +11,7 @@ typedef struct {
     int tokens, slots, pages;
     int32_t start_host[MAX_BLOCKS + 1];
     double theta[SC_MAX_ROPE_PAIRS];
-    buffer start, in_chunk, k, v, rep_k, slot; /* slot: [seqs][heads][slots], 4 words each */
+    buffer start, in_chunk, k, v, rep_k, slot, now; /* slot: [seqs][heads][slots], 4 words each; now: [seqs], 2 words each */
 } scene;
 
 static const scene scenes[] = {
@@ -50,20 +50,24 @@ static void set_scene(scene *c, const scene *from, bool one_age, sc_dtype act) {
                 if (j < c->persistent) at->chunk = one_age ? 30 : 30 + j / 2 + h, at->block = (j + h) % c->blocks;
                 if (j >= c->capacity) at->chunk = 40 + s - c->chunks + 1 + (j - c->capacity) / c->blocks, at->block = (j - c->capacity) % c->blocks;
             }
+    int64_t now[SC_MAX_BATCH];
+    for (int s = 0; s < c->seqs; s++) now[s] = 40 + s;
+    c->now = words((size_t)c->seqs * 2, now);
     c->slot = words(slots * sizeof *slot / 4, slot);
     free(slot);
     free(turn);
 }
 
 static void drop_scene(scene *c, bool slots) {
-    drop(&c->start), drop(&c->in_chunk);
+    drop(&c->start), drop(&c->in_chunk), drop(&c->now);
     if (slots) drop(&c->slot);
 }
 
 static void views_of(const scene *c, sc_kv_view *view, bool card) {
     sc_kv_slot *slots = card ? c->slot.dev : (void *)c->slot.host;
+    const int64_t *now = card ? c->now.dev : (void *)c->now.host;
     for (int s = 0; s < c->seqs; s++)
-        view[s] = (sc_kv_view){slots + (size_t)(s * c->heads * c->slots), c->slots, c->persistent, c->capacity, c->chunks * c->blocks, 40 + s};
+        view[s] = (sc_kv_view){slots + (size_t)(s * c->heads * c->slots), c->slots, c->persistent, c->capacity, c->chunks * c->blocks, now + s};
 }
 
 static sc_blocks blocks_of(const scene *c, bool card) { return (sc_blocks){c->tokens, c->blocks, card ? c->start.dev : (void *)c->start.host, c->start_host}; }

@@ -91,6 +91,8 @@ struct problem {
     float *drep_k, *drep_q, *dscore;
     int32_t *dstart, *dlist;
     sc_kv_slot *dslots;
+    std::vector<int64_t> now; /* of each sequence */
+    int64_t *dnow;
     size_t out_count;
 
     problem(const shape &shape_, bool half_, bool big_) : c(shape_), half(half_), big(big_) {
@@ -109,19 +111,20 @@ struct problem {
         for (int i = 0; i < pages; i++) page[i] = i;
         std::shuffle(page.begin(), page.end(), rng);
         slots.resize((size_t)pages);
+        for (int s = 0; s < c.seqs; s++) now.push_back(100 + 7 * s);
         for (int s = 0; s < c.seqs; s++)
             for (int h = 0; h < c.heads; h++) {
                 sc_kv_slot *at = &slots[((size_t)s * c.heads + h) * stride];
                 const int n = seq_persistent(c, s), chunks = seq_chunks(c, s);
-                const int64_t now = now_of(s);
+                const int64_t chunk = now[s];
                 for (int i = 0; i < stride; i++) at[i] = {page[((size_t)s * c.heads + h) * stride + i], 0, 0};
                 std::vector<std::pair<int64_t, int>> ids;
                 for (int i = 0; i < n; i++)
-                    ids.push_back({now - chunks - (c.p_age_chunks ? (int)(rng() % c.p_age_chunks) : 0), (int)(rng() % c.blocks)});
+                    ids.push_back({chunk - chunks - (c.p_age_chunks ? (int)(rng() % c.p_age_chunks) : 0), (int)(rng() % c.blocks)});
                 std::sort(ids.begin(), ids.end());
                 for (int i = 0; i < n; i++) at[i].chunk = ids[i].first, at[i].block = ids[i].second;
                 for (int i = 0; i < chunks * c.blocks; i++) {
-                    at[window_base + i].chunk = now - (chunks - 1) + i / c.blocks;
+                    at[window_base + i].chunk = chunk - (chunks - 1) + i / c.blocks;
                     at[window_base + i].block = i % c.blocks;
                 }
             }
@@ -148,16 +151,15 @@ struct problem {
                 if (at[2].chunk == at[3].chunk)
                     memcpy(&rep_k[(size_t)at[3].page * c.dim], &rep_k[(size_t)at[2].page * c.dim], c.dim * sizeof(float));
             }
-        drep_k = to_device(rep_k), drep_q = to_device(rep_q), dstart = to_device(start), dslots = to_device(slots);
+        drep_k = to_device(rep_k), drep_q = to_device(rep_q), dstart = to_device(start), dslots = to_device(slots), dnow = to_device(now);
         CUDA(cudaMalloc((void **)&dscore, (size_t)c.seqs * c.heads * c.blocks * score_stride * 4));
         CUDA(cudaMalloc((void **)&dlist, (size_t)c.seqs * c.heads * c.blocks * list_stride * 4));
         CUDA(cudaMalloc((void **)&dout, out_count * 2));
     }
     ~problem() {
-        for (void *p : {(void *)dk, (void *)dv, (void *)dq, (void *)dout, (void *)drep_k, (void *)drep_q, (void *)dscore, (void *)dstart, (void *)dlist, (void *)dslots})
+        for (void *p : {(void *)dk, (void *)dv, (void *)dq, (void *)dout, (void *)drep_k, (void *)drep_q, (void *)dscore, (void *)dstart, (void *)dlist, (void *)dslots, (void *)dnow})
             cudaFree(p);
     }
-    int64_t now_of(int s) const { return 100 + 7 * s; }
     uint16_t *fill(std::vector<float> &f, size_t n, float scale) {
         std::vector<uint16_t> u(n);
         f.resize(n);
@@ -177,8 +179,8 @@ struct problem {
         CUDA(cudaMemcpy(dk, uk.data(), uk.size() * 2, cudaMemcpyHostToDevice));
         CUDA(cudaMemcpy(dv, uv.data(), uv.size() * 2, cudaMemcpyHostToDevice));
     }
-    sc_kv_view view(int s, sc_kv_slot *base) const {
-        return {base + (size_t)s * c.heads * stride, stride, seq_persistent(c, s), window_base, seq_chunks(c, s) * c.blocks, now_of(s)};
+    sc_kv_view view(int s, sc_kv_slot *base, bool device) const {
+        return {base + (size_t)s * c.heads * stride, stride, seq_persistent(c, s), window_base, seq_chunks(c, s) * c.blocks, (device ? dnow : now.data()) + s};
     }
     sc_rope rope() const { return {NULL, theta.data(), (int)theta.size(), 3, c.max_distance}; }
     sc_select_args select_args(bool device, float *score, int32_t *list) {
@@ -187,7 +189,7 @@ struct problem {
         a.blocks = {tokens, c.blocks, device ? dstart : start.data(), start.data()};
         a.rope = rope();
         a.pages = device ? sc_pages{dk, dv, drep_k, pages, c.page_rows, c.dim} : sc_pages{k.data(), v.data(), rep_k.data(), pages, c.page_rows, c.dim};
-        for (int s = 0; s < c.seqs; s++) a.view[s] = view(s, device ? dslots : slots.data()), a.keep[s] = seq_keep(c, s);
+        for (int s = 0; s < c.seqs; s++) a.view[s] = view(s, device ? dslots : slots.data(), device), a.keep[s] = seq_keep(c, s);
         a.rep_q = device ? drep_q : rep_q.data();
         a.score = score, a.score_stride = score_stride, a.list = list, a.list_stride = list_stride;
         return a;
@@ -199,7 +201,7 @@ struct problem {
         a.rope = rope();
         a.pages = device ? sc_pages{dk, dv, drep_k, pages, c.page_rows, c.dim} : sc_pages{k.data(), v.data(), rep_k.data(), pages, c.page_rows, c.dim};
         for (int s = 0; s < c.seqs; s++) {
-            a.view[s] = view(s, device ? dslots : slots.data());
+            a.view[s] = view(s, device ? dslots : slots.data(), device);
             a.list_count[s] = seq_persistent(c, s) + seq_keep(c, s);
         }
         a.q = device ? (void *)dq : (void *)q.data();
@@ -251,7 +253,7 @@ static void check_memory(problem &p, const std::vector<float> &score) {
     a.seqs = c.seqs, a.heads = c.heads, a.score_stride = p.score_stride, a.capacity = c.capacity;
     for (int device = 0; device < 2; device++) {
         a.blocks = {p.tokens, c.blocks, device ? p.dstart : p.start.data(), p.start.data()};
-        for (int s = 0; s < c.seqs; s++) a.view[s] = p.view(s, device ? p.dslots : slots.data());
+        for (int s = 0; s < c.seqs; s++) a.view[s] = p.view(s, device ? p.dslots : slots.data(), device);
         a.score = device ? dscore : score.data(), a.mass = device ? dmass : mass.data(), a.kept = device ? dkept : kept.data();
         if (device) SC(sc_cuda_memory_update(&dev.base, &a, &error));
         else SC(sc_twin_memory_update(NULL, &a, &error));

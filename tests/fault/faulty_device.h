@@ -109,6 +109,7 @@ static sc_status sc_faulty_silu(sc_device *d, void *out, const float *x, size_t 
 static sc_status sc_faulty_add_rows(sc_device *d, float *x, const float *table, const int32_t *row, int m, int dim, sc_error *err) {
     SC_FAULTY_CALL("add_rows", x, add_rows(d, x, table, row, m, dim, err));
 }
+static sc_status sc_faulty_finite(sc_device *d, int32_t *out, const float *x, size_t n, sc_error *err) { SC_FAULTY_CALL("finite", x, finite(d, out, x, n, err)); }
 static void sc_faulty_close(sc_device *d) {
     d->ops = sc_faulty.real;
     d->ops->close(d);
@@ -136,6 +137,7 @@ static inline void sc_faulty_wrap(sc_device *d) {
     t->convert = sc_faulty_convert;
     t->silu = sc_faulty_silu;
     t->add_rows = sc_faulty_add_rows;
+    t->finite = sc_faulty_finite;
     t->close = sc_faulty_close;
     d->ops = t;
 }

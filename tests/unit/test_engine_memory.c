@@ -125,7 +125,7 @@ static void pbsa_chunk(world *w, int mode) {
 
     if (sc_kv_begin(&w->m, &err)) fail_msg("%s", err.text);
     view = sc_kv_view_of(&w->m);
-    assert_int_equal(view.chunk_now, now);
+    assert_int_equal(*view.chunk_now, now);
     assert_int_equal(view.window, chunks * w->blocks);
     assert_int_equal(view.window_base, c);
     assert_int_equal(view.persistent, w->p_count);
@@ -248,6 +248,7 @@ static void scores_that_are_not_finite_lose_no_page(void **state) {
     open_world(&w, &rule, 3, 4, 2, (const int[]){3, 2, 1}, 0);
     for (int c = 0; c < 200; c++) {
         float score[3 * 4 * 16];
+        if (sc_kv_begin(&w.m, &err)) fail_msg("%s", err.text);
         const sc_kv_view view = sc_kv_view_of(&w.m);
         assert_true(w.m.slots <= 16 && w.blocks == 4);
         for (int l = 0; sc_kv_must_update(&w.m) && l < w.layers; l++) {
@@ -335,7 +336,7 @@ static void window_chunk(world *w, cache *k) {
     assert_int_equal(view.window_base, 0);
     assert_int_equal(view.window, k->count * per_frame);
     assert_true(view.window <= w->m.slots);
-    assert_int_equal(view.chunk_now, now);
+    assert_int_equal(*view.chunk_now, now);
     assert_false(sc_kv_must_update(&w->m));
     for (int l = 0; l < w->layers; l++)
         for (int h = 0; h < w->heads; h++)

@@ -53,8 +53,9 @@ static void reference_chunk(sc_session *all, int W, int S, sc_kv_slot *table) {
     sc_engine *e = all->engine;
     const sc_ops *ops = e->dev->ops;
     const int c = (int)all->chunk, per_frame = e->layout->blocks.blocks / e->layout->frames, n = name_frames(all, c, W, S, table);
+    const int64_t now = c;
     sc_pass_args a = {.seqs = 1, .layout = e->layout, .pages = e->pages, .cross = {&all->prompt->cross}, .latent = {all->x},
-                      .view = {{.slots = table, .slot_stride = all->memory.slots, .window = n * per_frame, .chunk_now = c}}};
+                      .view = {{.slots = table, .slot_stride = all->memory.slots, .window = n * per_frame, .chunk_now = &now}}};
     sc_error err = {0};
 
     if (ops->noise(e->dev, &(sc_noise_args){.out = all->x, .count = e->latent_count, .seed = all->seed, .chunk = all->chunk}, &err)) fail_msg("%s", err.text);
@@ -197,8 +198,9 @@ static void clean_again(sc_session *all, const float *x0, int from, int to, int 
                 }
             n++;
         }
+        const int64_t now = c;
         sc_pass_args a = {.seqs = 1, .layout = e->layout, .pages = e->pages, .mods = sc_mods_of(e, e->cfg.step_count), .cross = {cross}, .latent = {x0 + (size_t)c * e->latent_count},
-                          .view = {{.slots = table, .slot_stride = m->slots, .window = n * per_frame, .chunk_now = c}}};
+                          .view = {{.slots = table, .slot_stride = m->slots, .window = n * per_frame, .chunk_now = &now}}};
         if (sc_dit_pass(e->dit, e->work, &a, &err)) fail_msg("%s", err.text);
     }
 }

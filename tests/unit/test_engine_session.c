@@ -24,7 +24,7 @@ static void follow(const script *k, sc_session *s) { /* at the start of each chu
     if (s->phase == 0 && k->next && s->chunk == (uint64_t)k->change_at && !s->next_prompt) tiny_prompt(s, k->next, 2, k->transition, k->blend);
 }
 
-static uint64_t frames_of(const sc_session *s, uint64_t h) {
+static uint64_t frames_of(sc_session *s, uint64_t h) {
     sc_frames f;
     assert_int_equal(sc_session_frames(s, &f, NULL), SC_OK);
     return tiny_hash(h, f.data, (size_t)f.count * f.frame_bytes);

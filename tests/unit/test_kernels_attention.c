@@ -16,6 +16,7 @@ struct scene {
     double theta[SC_MAX_ROPE_PAIRS];
     sc_kv_slot *slot[SC_MAX_BATCH];
     sc_kv_view view[SC_MAX_BATCH];
+    int64_t now[SC_MAX_BATCH];
 };
 
 static const struct scene scenes[] = {
@@ -48,7 +49,8 @@ static void set_stage(struct scene *c, const struct scene *from, bool one_age) {
     int page = 0;
     for (int s = 0; s < c->seqs; s++) {
         c->slot[s] = calloc((size_t)(c->heads * c->slots), sizeof(sc_kv_slot));
-        c->view[s] = (sc_kv_view){c->slot[s], c->slots, c->persistent, c->capacity, c->chunks * c->blocks, 40 + s};
+        c->now[s] = 40 + s;
+        c->view[s] = (sc_kv_view){c->slot[s], c->slots, c->persistent, c->capacity, c->chunks * c->blocks, &c->now[s]};
         for (int h = 0; h < c->heads; h++)
             for (int j = 0; j < c->slots; j++) {
                 sc_kv_slot *slot = &c->slot[s][h * c->slots + j];
@@ -272,7 +274,7 @@ static void the_memory_update_keeps_the_best_and_loses_no_page(void **state) {
                 for (int j = 0; j < (c.chunks - 1) * c.blocks; j++) assert_memory_equal(&slot[c.capacity + j], &before[c.capacity + c.blocks + j], sizeof *slot);
                 for (int b = 0; b < c.blocks; b++) {
                     const sc_kv_slot *next = &slot[c.slots - c.blocks + b];
-                    assert_true(next->block == b && next->chunk == c.view[s].chunk_now + 1);
+                    assert_true(next->block == b && next->chunk == c.now[s] + 1);
                 }
                 for (int j = 0; j < c.slots; j++) pages[0][j] = before[j].page, pages[1][j] = slot[j].page;
                 qsort(pages[0], (size_t)c.slots, 4, by_number), qsort(pages[1], (size_t)c.slots, 4, by_number);
