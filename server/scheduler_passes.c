@@ -1,5 +1,7 @@
 /* scheduler_passes.c - what the engine does next: states that follow from who watches, the most urgent pass, its frames on their way.
  *
+ * A GPU decodes beside the pass that is asked for next, so frames are waited for when that has been asked for (or there is none).
+ *
  * What is planned is decided in plan.c from what is measured here: how long passes took (95th percentile), how far ahead a viewer's playback
  * is. A chunk begins as late as that allows, since a chunk made early is a prompt applied late. */
 #include "server/scheduler_internal.h"
@@ -78,11 +80,19 @@ static void before_pass(struct stream *t, sc_pass pass, uint64_t now) {
     sc_channel_prompt_applied(t->channel, pass.prompt_seq, pass.chunk);
 }
 
-static void frames_out(sc_scheduler *s, struct stream *t, uint64_t now, uint64_t decode_ns) {
+/* Waits for the frames that are due. */
+static void frames_out(sc_scheduler *s, struct stream *t) {
     sc_frames f;
     sc_error err = {0};
     sc_playout p;
-    if (sc_session_frames(t->session, &f, &err)) { sc_scheduler_fail_session(t, &err); return; }
+    sc_scheduler_enter_device(s);
+    sc_status rc = sc_session_frames(t->session, &f, &err);
+    sc_scheduler_leave_device(s);
+    if (rc == SC_ELOST) { s->fault = err; return; }
+    uint64_t now = sc_now_ns(), decode_ns = now - t->decode_began_ns;
+    t->decode_began_ns = 0;
+    if ((rc || f.chunk != (uint64_t)(t->facts.chunk + 1)) && sc_session_failed(t->session, &err)) rc = err.status; /* and these are older ones */
+    if (rc) { sc_scheduler_fail_session(t, &err); return; }
     uint64_t spent = t->denoise_ns + decode_ns, wait = now - t->began_ns > spent ? now - t->began_ns - spent : 0;
     sc_window_add(&t->wait, wait);
     sc_window_add(&t->denoise, t->denoise_ns);
@@ -112,7 +122,7 @@ static void frames_out(sc_scheduler *s, struct stream *t, uint64_t now, uint64_t
            (unsigned long long)f.chunk, (double)wait * 1e-6, (double)t->denoise_ns * 1e-6, (double)decode_ns * 1e-6);
 }
 
-static void after_pass(sc_scheduler *s, struct stream *t, sc_pass pass, uint64_t took, uint64_t now) {
+static void after_pass(sc_scheduler *s, struct stream *t, sc_pass pass, uint64_t began, uint64_t took) {
     sc_error err = {0};
     static const sc_time times[] = {SC_TIME_DENOISE_PASS, SC_TIME_DECODE_PASS, SC_TIME_CLEAN_PASS};
     sc_metrics_time(times[pass.kind], took);
@@ -120,7 +130,10 @@ static void after_pass(sc_scheduler *s, struct stream *t, sc_pass pass, uint64_t
     if (sc_session_failed(t->session, &err)) { sc_scheduler_fail_session(t, &err); return; }
     switch (pass.kind) {
     case SC_PASS_DENOISE: t->denoise_ns += took; break;
-    case SC_PASS_DECODE: frames_out(s, t, now, took); break;
+    case SC_PASS_DECODE:
+        t->decode_began_ns = began;
+        if (!s->batches) frames_out(s, t);
+        break;
     case SC_PASS_CLEAN:
         sc_window_add(&s->clean, took);
         sc_window_add(&s->whole, t->denoise_ns + took + sc_window_quantile(&s->decode, 0.5));
@@ -150,20 +163,28 @@ static sc_status run_engine(sc_scheduler *s, sc_session *const *sessions, int co
     return rc == SC_ELOST ? rc : SC_OK;
 }
 
+/* Frames that were due before the pass asked for last. Sets s->fault when the device is gone. */
+static bool collect(sc_scheduler *s, struct stream *const *due, int n) {
+    for (int i = 0; i < n && !s->fault.status; i++)
+        if (due[i]->session) frames_out(s, due[i]);
+    return n > 0;
+}
+
 /* One pass of the most urgent session (of several, where the device gains from it). False: nothing to do before *wake_ns. */
 bool sc_scheduler_run_pass(sc_scheduler *s, uint64_t now, uint64_t *wake_ns) {
     sc_plan_job jobs[SC_PLAN_JOBS_MAX];
-    struct stream *who[SC_PLAN_JOBS_MAX], *mine[BATCH];
+    struct stream *who[SC_PLAN_JOBS_MAX], *mine[BATCH], *due[SC_PLAN_JOBS_MAX];
     sc_pass next[SC_PLAN_JOBS_MAX], passes[BATCH];
     sc_session *sessions[BATCH];
     sc_error each[BATCH] = {0};
     bool eligible[SC_PLAN_JOBS_MAX];
-    int n = 0, count = 0;
+    int n = 0, count = 0, waiting = 0;
 
     for (int i = 0; i < s->n; i++) {
         struct stream *t = s->streams[i];
         sc_playout p;
         if (!t->session) continue;
+        if (t->decode_began_ns) due[waiting++] = t;
         sc_channel_playout(t->channel, &p, now);
         sc_pass pass = sc_session_next(t->session);
         bool fresh = pass.kind == SC_PASS_DENOISE && pass.step == 0;
@@ -180,7 +201,7 @@ bool sc_scheduler_run_pass(sc_scheduler *s, uint64_t now, uint64_t *wake_ns) {
     }
     uint64_t margin = margin_ns(s);
     int best = sc_plan_pick(jobs, n, now, margin, wake_ns);
-    if (best < 0) return false;
+    if (best < 0) return collect(s, due, waiting);
     mine[count] = who[best];
     passes[count++] = next[best];
     if (s->batches) {
@@ -200,7 +221,8 @@ bool sc_scheduler_run_pass(sc_scheduler *s, uint64_t now, uint64_t *wake_ns) {
     uint64_t end = sc_now_ns();
     for (int i = 0; i < count; i++) {
         if (each[i].status) sc_scheduler_fail_session(mine[i], &each[i]);
-        else after_pass(s, mine[i], passes[i], end - begin, end);
+        else after_pass(s, mine[i], passes[i], begin, end - begin);
     }
+    collect(s, due, waiting);
     return true;
 }
