@@ -2,7 +2,7 @@
  *
  * What moves a few bytes or runs once per prompt is the twin's; the rest is linear.c, norms.c, attention.c and, for the decoder
  * and the sampler, conv*.c, decoder*.c and sampler*.c. */
-#include "kernels/cpu/isa.h"
+#include "kernels/cpu/linear.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -11,26 +11,27 @@
 const sc_isa_kernels *sc_isa_find(sc_isa isa) {
 #if defined(__x86_64__)
     __builtin_cpu_init();
-    if (isa == SC_ISA_AVX512 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl") &&
+    if (isa >= SC_ISA_AVX512 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl") &&
         __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("fma"))
-        return &sc_kernels_avx512;
+        return isa == SC_ISA_AVX512 || sc_amx_ready() ? &sc_kernels_avx512 : NULL;
     if (isa == SC_ISA_AVX2 && __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) return &sc_kernels_avx2;
 #endif
     return isa == SC_ISA_PORTABLE ? &sc_kernels_portable : NULL;
 }
 
 /* From SC_CPU_ISA when it is set, else the best that there is. */
-static sc_status choose_isa(const sc_isa_kernels **out, sc_error *err) {
-    static const char *const names[] = {[SC_ISA_PORTABLE] = "portable", [SC_ISA_AVX2] = "avx2", [SC_ISA_AVX512] = "avx512"};
+static sc_status choose_isa(const sc_isa_kernels **out, bool *amx, sc_error *err) {
+    static const char *const names[] = {[SC_ISA_PORTABLE] = "portable", [SC_ISA_AVX2] = "avx2", [SC_ISA_AVX512] = "avx512", [SC_ISA_AMX] = "amx"};
     const char *want = getenv("SC_CPU_ISA");
 
-    for (int isa = SC_ISA_AVX512; isa >= SC_ISA_PORTABLE; isa--) {
+    for (int isa = SC_ISA_AMX; isa >= SC_ISA_PORTABLE; isa--) {
         if (want && *want && strcmp(want, names[isa])) continue;
         *out = sc_isa_find((sc_isa)isa);
+        *amx = isa == SC_ISA_AMX;
         if (*out) return SC_OK;
         if (want && *want) return sc_fail(err, SC_EINVAL, "SC_CPU_ISA=%s: this processor or build lacks it", want);
     }
-    return sc_fail(err, SC_EINVAL, "SC_CPU_ISA=%s: not one of avx512, avx2, portable", want);
+    return sc_fail(err, SC_EINVAL, "SC_CPU_ISA=%s: not one of amx, avx512, avx2, portable", want);
 }
 
 /* The processor's name as the kernel tells it. */
@@ -97,7 +98,8 @@ sc_status sc_cpu_open(sc_device **out, int threads, sc_error *err) {
     const sc_isa_kernels *kern = NULL;
     sc_cpu_device *cpu;
     char name[80];
-    sc_status rc = choose_isa(&kern, err);
+    bool amx = false;
+    sc_status rc = choose_isa(&kern, &amx, err);
 
     *out = NULL;
     if (rc) return rc;
@@ -107,6 +109,7 @@ sc_status sc_cpu_open(sc_device **out, int threads, sc_error *err) {
     cpu->base.act = SC_F32;
     cpu->base.in_place = true;
     cpu->isa = kern->isa;
+    cpu->amx = amx;
     cpu->kern = kern;
     cpu->pool = sc_pool_create(threads);
     if (!cpu->pool) {
@@ -114,8 +117,8 @@ sc_status sc_cpu_open(sc_device **out, int threads, sc_error *err) {
         return sc_fail(err, SC_ENOMEM, "device cpu: no memory for %d threads", threads);
     }
     processor_name(name, sizeof name);
-    snprintf(cpu->base.name, sizeof cpu->base.name, "%s, %d thread%s, %s", name, sc_pool_threads(cpu->pool), sc_pool_threads(cpu->pool) == 1 ? "" : "s",
-             kern->name);
+    snprintf(cpu->base.name, sizeof cpu->base.name, "%s, %d thread%s, %s%s", name, sc_pool_threads(cpu->pool), sc_pool_threads(cpu->pool) == 1 ? "" : "s",
+             kern->name, amx ? " amx" : "");
     *out = &cpu->base;
     return SC_OK;
 }

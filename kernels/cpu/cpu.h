@@ -5,8 +5,8 @@
  * same sc_cpu_device; a matrix or filter belongs to the table that made it.
  *
  * ISA. Code that needs AVX-512 or AVX2 lives in *_avx512.c and *_avx2.c, which alone get those compiler flags, and is reached
- * through function pointers chosen in sc_cpu_open from dev->isa. SC_CPU_ISA=avx512|avx2|portable in the environment forces one;
- * one that the processor lacks is SC_EINVAL.
+ * through function pointers chosen in sc_cpu_open from dev->isa. SC_CPU_ISA=amx|avx512|avx2|portable in the environment forces one;
+ * one that the processor lacks is SC_EINVAL. amx is avx512 with linear_amx.c for weights of bf16.
  *
  * Results never depend on the number of threads or on who took which item: an item is computed whole by one thread, in a fixed
  * order. */
@@ -32,13 +32,14 @@ void sc_pool_run(sc_pool *pool, sc_pool_fn fn, void *ctx, int items);
 
 /* ---- device ------------------------------------------------------------------------------------------------------------- */
 
-typedef enum { SC_ISA_PORTABLE, SC_ISA_AVX2, SC_ISA_AVX512 } sc_isa;
+typedef enum { SC_ISA_PORTABLE, SC_ISA_AVX2, SC_ISA_AVX512, SC_ISA_AMX } sc_isa;
 
 typedef struct sc_isa_kernels sc_isa_kernels; /* isa.h */
 
 typedef struct {
     sc_device base;
-    sc_isa isa;
+    sc_isa isa;                 /* of kern */
+    bool amx;                   /* products with weights of bf16 use tiles */
     const sc_isa_kernels *kern; /* NULL on the twin */
     sc_pool *pool;              /* NULL on the twin */
     void *scratch;              /* see sc_cpu_scratch */

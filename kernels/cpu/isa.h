@@ -62,7 +62,7 @@ struct sc_isa_kernels {
 
 extern const sc_isa_kernels sc_kernels_avx512, sc_kernels_avx2, sc_kernels_portable;
 
-/* The set for an ISA, NULL when this processor or build lacks it. */
+/* The set for an ISA, NULL when this processor or build lacks it or the kernel withholds it. AMX: that of AVX-512. */
 const sc_isa_kernels *sc_isa_find(sc_isa isa);
 
 /* Bytes of sc_attend.work. */

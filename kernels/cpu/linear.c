@@ -11,9 +11,8 @@
  * Weights of bf16 stay bf16, in the rows they came in: half the memory, and none at all when they are used where they lie in a mapped
  * file. An item makes each panel itself, K_BLOCK inputs at a time, in its thread's work memory; from there everything is as above, so the
  * results are those of the same weights as f32, bit for bit. Making a panel costs about as much as eight rows of x; an item therefore
- * has more rows (BF16_ROWS), and few tokens are bound by reading the weights. */
-#include "kernels/cpu/gemm.h"
-#include "kernels/cpu/isa.h"
+ * has more rows (BF16_ROWS), and few tokens are bound by reading the weights. Where there is AMX, linear_amx.c takes these weights. */
+#include "kernels/cpu/linear.h"
 
 #include <assert.h>
 #include <stdlib.h>
@@ -26,21 +25,6 @@
 
 enum { ROWS = 60, BF16_ROWS = 180, COLS = 256, K_BLOCK = 1024, PAGE = 4096 };
 static const size_t TOUCH_BYTES = (size_t)4 << 20;
-
-struct sc_matrix {
-    sc_packed w;              /* data NULL: bf16 */
-    float *bias;              /* [n rounded up to whole panels] */
-    const char *part[SC_MAX_PARTS]; /* bf16 [part_rows][k] at any address */
-    int parts, part_rows[SC_MAX_PARTS];
-    void *own;                /* what the parts point into, when it is not the caller's */
-};
-
-/* Row of a bf16 matrix. */
-static const char *bf16_row(const sc_matrix *m, int row) {
-    int p = 0;
-    while (row >= m->part_rows[p]) row -= m->part_rows[p++];
-    return m->part[p] + 2 * (size_t)row * (size_t)m->w.k;
-}
 
 typedef struct { const char *from; size_t bytes; } span;
 
@@ -123,7 +107,7 @@ sc_status sc_fast_gather(sc_device *dev, float *out, const sc_matrix *table, con
     for (int i = 0; i < n; i++) {
         float *to = out + (size_t)i * (size_t)table->w.k;
         assert(rows_host[i] >= 0 && rows_host[i] < table->w.n);
-        if (table->parts) sc_to_f32(to, bf16_row(table, rows_host[i]), SC_BF16, (size_t)table->w.k);
+        if (table->parts) sc_to_f32(to, sc_bf16_row(table, rows_host[i]), SC_BF16, (size_t)table->w.k);
         else sc_gemm_row(&table->w, to, rows_host[i]);
     }
     return SC_OK;
@@ -145,15 +129,19 @@ static void linear_tiles(const linear_run *run, int i0, int i1, int p, int depth
         run->kern->tile(i1 - i < mr ? i1 - i : mr, (const float *)run->a->x + (size_t)i * (size_t)k + (size_t)p, k, 1, panel, nr, depth, y + (i - i0) * nr, nr, p > 0);
 }
 
-/* The finished sums of one panel, columns j .. j + cols - 1, on their way out. */
-static void linear_finish(const linear_run *run, int i0, int i1, int j, const float *y) {
-    const sc_linear_args *a = run->a;
-    const int n = a->w->w.n, nr = run->kern->nr, cols = n - j < nr ? n - j : nr;
+void sc_linear_finish(const sc_linear_args *a, const sc_isa_kernels *kern, int i0, int i1, int j, int cols, const float *y, int ldy) {
+    const int n = a->w->w.n;
 
     for (int i = i0; i < i1; i++) {
         const float *gate = a->gate ? a->gate + (size_t)(a->row_mod ? a->row_mod[i] : 0) * (size_t)a->gate_stride + j : NULL;
-        run->kern->epilogue(a->epilogue, (float *)a->out + (size_t)i * (size_t)n + (size_t)j, y + (i - i0) * nr, a->w->bias + j, gate, cols);
+        kern->epilogue(a->epilogue, (float *)a->out + (size_t)i * (size_t)n + (size_t)j, y + (size_t)(i - i0) * (size_t)ldy, a->w->bias + j, gate, cols);
     }
+}
+
+/* The finished sums of one panel, columns j .. j + nr - 1, on their way out. */
+static void linear_finish(const linear_run *run, int i0, int i1, int j, const float *y) {
+    const int n = run->a->w->w.n, nr = run->kern->nr;
+    sc_linear_finish(run->a, run->kern, i0, i1, j, n - j < nr ? n - j : nr, y, nr);
 }
 
 /* Rows [i0, i1) and columns [j0, j1) of an item. */
@@ -191,7 +179,7 @@ static void bf16_item(void *ctx, int item, int thread) {
         const int depth = k - p < K_BLOCK ? k - p : K_BLOCK;
         for (int j = j0; j < j1; j += nr) {
             const void *row[SC_TILE_COLS_MAX];
-            for (int c = 0; c < nr; c++) row[c] = bf16_row(run->a->w, j + c < w->n ? j + c : w->n - 1) + 2 * (size_t)p; /* columns past the last: made, left out */
+            for (int c = 0; c < nr; c++) row[c] = sc_bf16_row(run->a->w, j + c < w->n ? j + c : w->n - 1) + 2 * (size_t)p; /* columns past the last: made, left out */
             run->kern->widen(panel, row, depth);
             linear_tiles(run, i0, i1, p, depth, panel, y + (size_t)(j - j0) * (size_t)run->rows);
         }
@@ -210,6 +198,10 @@ sc_status sc_fast_linear(sc_device *dev, const sc_linear_args *a, sc_error *err)
 
     assert(a->out_type == SC_F32);
     assert(!a->then || (a->epilogue >= SC_EPI_RESIDUAL && a->then->x == a->out && a->then->m == a->m && a->then->dim == n));
+    if (bf16 && cpu->amx) {
+        if ((rc = sc_amx_linear(dev, a, err))) return rc;
+        return a->then ? sc_fast_layer_norm(dev, a->then, err) : SC_OK;
+    }
     for (;;) { /* small products are cut finer, so that all cores get some */
         run.across = (n + run.cols - 1) / run.cols;
         down = (a->m + run.rows - 1) / run.rows;

@@ -31,6 +31,7 @@ static inline int open_pair(void **state, const char *isa) {
     return 0;
 }
 
+static inline int open_amx(void **state) { return open_pair(state, "amx"); }
 static inline int open_avx512(void **state) { return open_pair(state, "avx512"); }
 static inline int open_avx2(void **state) { return open_pair(state, "avx2"); }
 static inline int open_portable(void **state) { return open_pair(state, "portable"); }
