@@ -207,6 +207,7 @@ static void describe(sc_engine *e) {
     i->frame_bytes = (size_t)i->width * (size_t)i->height * 3 / 2;
     i->session_pages = e->pages_per_session;
     i->prompt_tokens = c->dit.text_len;
+    i->behind = e->dev->ops->beside != NULL;
     i->parameters = e->dit->parameters;
     for (int s = 0; s < 3; s++) i->weight_bytes += set_bytes(sets[s]);
     sc_model_digest(sets, 3, i->digest);

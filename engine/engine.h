@@ -53,6 +53,7 @@ typedef struct {
     size_t weight_bytes, session_bytes, work_bytes;
     int session_pages;                /* pages of the pool a session holds from its first to its last chunk */
     int prompt_tokens;                /* longest prompt, the end token included */
+    bool behind;                      /* the device runs behind the calls: sc_session_frames waits, and only sc_frames knows what passes took */
     long parameters;                  /* of the transformer */
 } sc_model_info;
 
@@ -76,6 +77,8 @@ typedef struct {
     bool first_of_prompt;    /* the first chunk made under prompt_seq */
     const uint8_t *data;
     size_t frame_bytes;
+    /* What the device took for the passes of this chunk, and for the clean pass before it; all 0 unless the model runs `behind`. */
+    uint64_t denoise_ns, decode_ns, clean_ns;
 } sc_frames;
 
 /* Open a model. Errors: SC_EINVAL (bad model; text names file, key or tensor), SC_EIO, SC_ENOMEM, SC_EGPU. *out NULL after one. */

@@ -44,6 +44,7 @@ struct sc_engine {
     int pages_per_session, max_sessions, batch;
     int past_chunks;        /* whose clean latents a session keeps */
     bool taken[256];
+    uint64_t sessions_made;
     size_t latent_count;    /* floats of a chunk's latent */
     float *noise;           /* device [latent_count] */
     sc_prompt *cache[SC_PROMPT_CACHE];
@@ -70,7 +71,9 @@ struct sc_session {
     uint8_t *pixels, *frames[2]; /* device, host: I420. The newest frames stay while the next ones come */
     int frames_at;
     int32_t *finite, *finite_host; /* device, host [1]: of the latent that was decoded last */
-    sc_mark *denoised, *decoded;   /* on dev: x0 is there; on decode_dev: so are its frames. NULL where calls do not run behind */
+    /* Around passes, NULL where calls do not run behind: denoising by step, then two clean passes in turn; decoding, on decode_dev. */
+    sc_mark *from[SC_MAX_STEPS + 2], *to[SC_MAX_STEPS + 2], *decode_from, *decoded;
+    uint64_t serial;       /* no other session of the engine has it */
     sc_frames newest, coming; /* coming: when decoded has been passed and while `awaited` */
     bool awaited;
     uint64_t frames_made;

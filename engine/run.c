@@ -95,6 +95,9 @@ sc_status sc_engine_pass(sc_engine *e, const sc_pass_args *a, sc_error *err) {
     return e->dev->ops->replay(e->dev, &(sc_replay_args){.key = key, .words = pass_key(a, key), .launch = launch_pass, .ctx = &p}, err);
 }
 
+/* Of a session's marks, those of a chunk's clean pass. */
+static int clean_mark(const sc_session *s, uint64_t chunk) { return s->engine->cfg.step_count + (int)(chunk & 1); }
+
 /* ---- denoise, clean ----------------------------------------------------------------------------------------------------- */
 
 static sc_status run_denoise(sc_engine *e, sc_session *const *ss, int n, sc_error *err) {
@@ -135,7 +138,7 @@ static sc_status decode(void *ctx, sc_error *err) {
 static sc_status decode_or_replay(sc_session *s, int *count, sc_error *err) {
     sc_engine *e = s->engine;
     const sc_ops *ops = e->decode_dev->ops;
-    const uint64_t key[] = {KEY_DECODE, (uintptr_t)s->decoder, (uintptr_t)s->x, (uintptr_t)s->pixels};
+    const uint64_t key[] = {KEY_DECODE, s->serial}; /* what it has was made with it */
 
     *count = e->info.frames_chunk;
     if (!ops->replay || !sc_decoder_started(e->decoder, s->decoder))
@@ -154,7 +157,7 @@ static sc_status run_decode(sc_engine *e, sc_session *s, sc_error *err) {
     sc_status rc;
 
     if ((rc = sc_session_collect(s, err)) || s->failed) return rc;
-    if (s->denoised && ((rc = ops->mark(e->dev, s->denoised, err)) || (rc = ops->after(dev, s->denoised, err)))) return rc;
+    if (s->decoded && ((rc = ops->after(dev, s->to[e->cfg.step_count - 1], err)) || (rc = ops->mark(dev, s->decode_from, err)))) return rc;
     if ((rc = ops->finite(dev, s->finite, s->x, e->latent_count, err))) return rc;
     if ((rc = to_host(dev, s->finite_host, s->finite, sizeof *s->finite, err))) return rc;
     if (!s->decoded && !*s->finite_host) { /* known already: no decoding of that */
@@ -173,6 +176,21 @@ static sc_status run_decode(sc_engine *e, sc_session *s, sc_error *err) {
     return s->decoded ? SC_OK : sc_session_collect(s, err);
 }
 
+/* How long the device was at the passes of the chunk that has come. */
+static sc_status read_clocks(sc_session *s, sc_error *err) {
+    sc_device *dev = s->engine->dev;
+    const int steps = s->engine->cfg.step_count, clean = clean_mark(s, s->coming.chunk - 1);
+    uint64_t ns;
+    sc_status rc;
+
+    for (int i = 0; i < steps; i++) {
+        if ((rc = dev->ops->elapsed(dev, s->from[i], s->to[i], &ns, err))) return rc;
+        s->coming.denoise_ns += ns;
+    }
+    if ((rc = dev->ops->elapsed(s->engine->decode_dev, s->decode_from, s->decoded, &s->coming.decode_ns, err))) return rc;
+    return s->coming.chunk ? dev->ops->elapsed(dev, s->from[clean], s->to[clean], &s->coming.clean_ns, err) : SC_OK;
+}
+
 sc_status sc_session_collect(sc_session *s, sc_error *err) {
     sc_device *dev = s->engine->decode_dev;
     sc_status rc = SC_OK;
@@ -180,6 +198,7 @@ sc_status sc_session_collect(sc_session *s, sc_error *err) {
     if (!s->awaited) return SC_OK;
     if (s->decoded && (rc = dev->ops->wait(dev, s->decoded, err)) == SC_ELOST) return rc;
     s->awaited = false;
+    if (!rc && s->decoded && (rc = read_clocks(s, err)) == SC_ELOST) return rc;
     if (rc) mark_failed(s, err);
     else if (!*s->finite_host) mark_failed(s, &not_finite);
     else s->newest = s->coming;
@@ -233,11 +252,26 @@ static sc_status run_clean(sc_engine *e, sc_session *const *ss, int n, sc_error 
     return SC_OK;
 }
 
+/* run_denoise or run_clean, and a mark of each session before and behind it. */
+static sc_status clocked(sc_engine *e, sc_pass_kind kind, sc_session *const *ss, int n, sc_error *err) {
+    const sc_ops *ops = e->dev->ops;
+    int at[SC_MAX_BATCH];
+    sc_status rc = SC_OK;
+
+    for (int i = 0; i < n && !rc && ss[i]->decoded; i++) {
+        at[i] = kind == SC_PASS_DENOISE ? ss[i]->phase : clean_mark(ss[i], ss[i]->chunk);
+        rc = ops->mark(e->dev, ss[i]->from[at[i]], err);
+    }
+    if (!rc) rc = kind == SC_PASS_DENOISE ? run_denoise(e, ss, n, err) : run_clean(e, ss, n, err);
+    for (int i = 0; i < n && !rc && ss[i]->decoded; i++) rc = ops->mark(e->dev, ss[i]->to[at[i]], err);
+    return rc;
+}
+
 static sc_status run_kind(sc_engine *e, sc_pass_kind kind, sc_session *const *ss, int n, sc_error *err) {
     sc_status rc = SC_OK;
     switch (kind) {
-    case SC_PASS_DENOISE: return run_denoise(e, ss, n, err);
-    case SC_PASS_CLEAN: return run_clean(e, ss, n, err);
+    case SC_PASS_DENOISE:
+    case SC_PASS_CLEAN: return clocked(e, kind, ss, n, err);
     case SC_PASS_DECODE:
         for (int k = 0; k < n && rc != SC_ELOST; k++) {
             /* Only its own calls: it is this session's failure, and what its decoder remembers is half of one chunk, half of another. */

@@ -38,6 +38,7 @@ sc_status sc_session_create(sc_engine *e, uint64_t seed, const char *prompt, siz
     s->engine = e;
     s->seed = seed;
     s->place = place;
+    s->serial = ++e->sessions_made;
     e->taken[place] = true;
     s->prompt_seq = prompt_seq;
     s->fresh_prompt = true;
@@ -51,8 +52,12 @@ sc_status sc_session_create(sc_engine *e, uint64_t seed, const char *prompt, siz
     TRY(sc_decoder_state_create(e->decoder, &s->decoder, err));
     for (int i = 0; i < 2; i++) TRY(ops->alloc_host(e->dev, (void **)&s->frames[i], pixels, err));
     TRY(ops->alloc_host(e->dev, (void **)&s->finite_host, sizeof *s->finite_host, err));
+    for (int i = 0; ops->mark_create && i < e->cfg.step_count + 2; i++) {
+        TRY(ops->mark_create(e->dev, &s->from[i], err));
+        TRY(ops->mark_create(e->dev, &s->to[i], err));
+    }
     if (ops->mark_create) {
-        TRY(ops->mark_create(e->dev, &s->denoised, err));
+        TRY(ops->mark_create(e->decode_dev, &s->decode_from, err));
         TRY(ops->mark_create(e->decode_dev, &s->decoded, err));
     }
     *out = s;
@@ -76,7 +81,11 @@ void sc_session_destroy(sc_session *s) {
     sc_prompt_drop(e, s->blend_from);
     for (int i = 0; i < 2; i++) e->dev->ops->release_host(e->dev, s->frames[i]);
     e->dev->ops->release_host(e->dev, s->finite_host);
-    if (s->denoised) e->dev->ops->mark_destroy(e->dev, s->denoised);
+    for (int i = 0; e->dev->ops->mark_destroy && i < SC_MAX_STEPS + 2; i++) {
+        e->dev->ops->mark_destroy(e->dev, s->from[i]);
+        e->dev->ops->mark_destroy(e->dev, s->to[i]);
+    }
+    if (s->decode_from) e->dev->ops->mark_destroy(e->decode_dev, s->decode_from);
     if (s->decoded) e->dev->ops->mark_destroy(e->decode_dev, s->decoded);
     free(s);
 }

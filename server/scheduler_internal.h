@@ -18,7 +18,7 @@ struct stream {
     bool paused, was_playing;
     uint64_t began_ns;         /* when the chunk in work took its first pass; 0: none in work */
     uint64_t denoise_ns, pts_us;
-    uint64_t decode_began_ns;  /* frames are due that were asked for then; 0: none are */
+    uint64_t due_ns, due_began_ns; /* frames are due that were asked for then, of a chunk that took its first pass then; 0: none are */
     sc_window wait, denoise, decode;
 };
 
@@ -51,7 +51,7 @@ struct sc_scheduler {
     sc_window denoise, decode, clean, whole; /* per chunk, over all sessions */
     struct made *made;
     int made_at;
-    bool batches;              /* a GPU: passes of several sessions at once, frames that come while the next pass runs */
+    bool batches;
     sc_error fault;            /* status SC_ELOST: the device is gone */
 };
 

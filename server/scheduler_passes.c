@@ -1,6 +1,7 @@
 /* scheduler_passes.c - what the engine does next: states that follow from who watches, the most urgent pass, its frames on their way.
  *
- * A GPU decodes beside the pass that is asked for next, so frames are waited for when that has been asked for (or there is none).
+ * A device that runs behind its calls (sc_model_info) decodes beside the pass that is asked for next: frames are waited for when that has been
+ * asked for (or there is none), and bring along what the passes took.
  *
  * What is planned is decided in plan.c from what is measured here: how long passes took (95th percentile), how far ahead a viewer's playback
  * is. A chunk begins as late as that allows, since a chunk made early is a prompt applied late. */
@@ -80,6 +81,12 @@ static void before_pass(struct stream *t, sc_pass pass, uint64_t now) {
     sc_channel_prompt_applied(t->channel, pass.prompt_seq, pass.chunk);
 }
 
+static void pass_took(sc_scheduler *s, sc_pass_kind kind, uint64_t ns) {
+    static const sc_time times[] = {SC_TIME_DENOISE_PASS, SC_TIME_DECODE_PASS, SC_TIME_CLEAN_PASS};
+    sc_metrics_time(times[kind], ns);
+    if (kind == SC_PASS_CLEAN) sc_window_add(&s->clean, ns);
+}
+
 /* Waits for the frames that are due. */
 static void frames_out(sc_scheduler *s, struct stream *t) {
     sc_frames f;
@@ -89,11 +96,19 @@ static void frames_out(sc_scheduler *s, struct stream *t) {
     sc_status rc = sc_session_frames(t->session, &f, &err);
     sc_scheduler_leave_device(s);
     if (rc == SC_ELOST) { s->fault = err; return; }
-    uint64_t now = sc_now_ns(), decode_ns = now - t->decode_began_ns;
-    t->decode_began_ns = 0;
+    uint64_t now = sc_now_ns(), began = t->due_began_ns, decode_ns = now - t->due_ns;
+    t->due_ns = 0;
     if ((rc || f.chunk != (uint64_t)(t->facts.chunk + 1)) && sc_session_failed(t->session, &err)) rc = err.status; /* and these are older ones */
     if (rc) { sc_scheduler_fail_session(t, &err); return; }
-    uint64_t spent = t->denoise_ns + decode_ns, wait = now - t->began_ns > spent ? now - t->began_ns - spent : 0;
+    if (s->info.behind) {
+        t->denoise_ns = f.denoise_ns;
+        decode_ns = f.decode_ns;
+        for (int i = 0; i < s->info.steps; i++) pass_took(s, SC_PASS_DENOISE, f.denoise_ns / (uint64_t)s->info.steps);
+        pass_took(s, SC_PASS_DECODE, f.decode_ns);
+        if (f.clean_ns) pass_took(s, SC_PASS_CLEAN, f.clean_ns);
+        sc_window_add(&s->whole, f.denoise_ns + f.decode_ns + (f.clean_ns ? f.clean_ns : f.denoise_ns / (uint64_t)s->info.steps));
+    }
+    uint64_t spent = t->denoise_ns + decode_ns, wait = now - began > spent ? now - began - spent : 0;
     sc_window_add(&t->wait, wait);
     sc_window_add(&t->denoise, t->denoise_ns);
     sc_window_add(&t->decode, decode_ns);
@@ -124,19 +139,18 @@ static void frames_out(sc_scheduler *s, struct stream *t) {
 
 static void after_pass(sc_scheduler *s, struct stream *t, sc_pass pass, uint64_t began, uint64_t took) {
     sc_error err = {0};
-    static const sc_time times[] = {SC_TIME_DENOISE_PASS, SC_TIME_DECODE_PASS, SC_TIME_CLEAN_PASS};
-    sc_metrics_time(times[pass.kind], took);
+    if (!s->info.behind) pass_took(s, pass.kind, took);
     SC_COUNT(passes[pass.kind], 1);
     if (sc_session_failed(t->session, &err)) { sc_scheduler_fail_session(t, &err); return; }
     switch (pass.kind) {
     case SC_PASS_DENOISE: t->denoise_ns += took; break;
     case SC_PASS_DECODE:
-        t->decode_began_ns = began;
-        if (!s->batches) frames_out(s, t);
+        t->due_ns = began;
+        t->due_began_ns = t->began_ns;
+        if (!s->info.behind) frames_out(s, t);
         break;
     case SC_PASS_CLEAN:
-        sc_window_add(&s->clean, took);
-        sc_window_add(&s->whole, t->denoise_ns + took + sc_window_quantile(&s->decode, 0.5));
+        if (!s->info.behind) sc_window_add(&s->whole, t->denoise_ns + took + sc_window_quantile(&s->decode, 0.5));
         t->began_ns = 0;
         sc_scheduler_update_load(s);
         break;
@@ -184,7 +198,7 @@ bool sc_scheduler_run_pass(sc_scheduler *s, uint64_t now, uint64_t *wake_ns) {
         struct stream *t = s->streams[i];
         sc_playout p;
         if (!t->session) continue;
-        if (t->decode_began_ns) due[waiting++] = t;
+        if (t->due_ns) due[waiting++] = t;
         sc_channel_playout(t->channel, &p, now);
         sc_pass pass = sc_session_next(t->session);
         bool fresh = pass.kind == SC_PASS_DENOISE && pass.step == 0;

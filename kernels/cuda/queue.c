@@ -89,7 +89,7 @@ sc_status sc_cuda_mark_create(sc_device *dev, sc_mark **out, sc_error *err) {
     (void)dev;
     *out = NULL;
     if (!m) return sc_fail(err, SC_ENOMEM, "mark: out of memory");
-    e = cudaEventCreateWithFlags(&m->event, cudaEventDisableTiming | cudaEventBlockingSync);
+    e = cudaEventCreateWithFlags(&m->event, cudaEventBlockingSync);
     if (e == cudaSuccess) *out = m;
     else free(m);
     return status_of(e, "mark", err);
@@ -108,6 +108,15 @@ sc_status sc_cuda_after(sc_device *dev, sc_mark *m, sc_error *err) { return stat
 sc_status sc_cuda_wait(sc_device *dev, sc_mark *m, sc_error *err) {
     (void)dev;
     return status_of(cudaEventSynchronize(m->event), "wait", err);
+}
+
+sc_status sc_cuda_elapsed(sc_device *dev, sc_mark *from, sc_mark *to, uint64_t *ns, sc_error *err) {
+    float ms = 0;
+    const cudaError_t e = cudaEventElapsedTime(&ms, from->event, to->event);
+
+    (void)dev;
+    *ns = e == cudaSuccess && ms > 0 ? (uint64_t)((double)ms * 1e6) : 0;
+    return status_of(e, "elapsed", err);
 }
 
 /* ---- replay ------------------------------------------------------------------------------------------------------------- */
