@@ -341,7 +341,9 @@ static bool run_decode(pocket *p) {
         float *x0 = sc_vectors_f32_n(v, name, e->latent_count), *dev;
         if (!x0) break;
         dev = sc_vectors_put(v, x0, e->latent_count, false);
+        if (e->dev->ops->sync(e->dev, &v->err)) return false; /* the decoder has a queue of its own */
         if (sc_decoder_run(e->decoder, state, dev, e->cfg.chunk_frames, rgb_dev, NULL, &count, &v->err)) return false;
+        if (e->decode_dev->ops->sync(e->decode_dev, &v->err)) return false;
         sc_vectors_get(v, rgb, rgb_dev, (size_t)count * 3 * (size_t)(h * w), SC_F32);
         check_frames(p, c, rgb, count, h, w);
         e->dev->ops->release(e->dev, dev);
