@@ -10,7 +10,8 @@
  * infinite, except with infinite weights, where they may be nan.
  *
  * Bound: 16 cycles an instruction of 8192 multiply-adds, so 170 f32 multiply-adds a cycle against 32 with AVX-512. C of 32 outputs by 32 tokens
- * stays in four tiles; a step of 32 inputs loads 2 tiles of A and 6 of B for 12 instructions.
+ * stays in four tiles; a step of 32 inputs loads 2 tiles of A and 6 of B for 12 instructions, which lets the loop reach 70 % of that. Few tokens
+ * are bound by reading the weights. kernels/README.md has the numbers and what was tried.
  *
  *   split    once per product: x [m][k] to parts, [group][block of inputs][pair of 16 tokens][step][hi, mid, lo][tile of the pair], in the order
  *            of their use. A group is up to 128 tokens; a group's block (BLOCK_STEPS tiles of tokens times steps, 384 KiB) stays in the
@@ -98,28 +99,39 @@ INLINE void cut(vi *upper, vf *v) {
     *v = (vf)((vi)(*v - (vf)*upper) & (*v != (vf)*upper)); /* infinite: the rest is 0 */
 }
 
-/* [pair of inputs][token] of 32 inputs of 16 tokens, thrice. */
-static void split_step(char *to, size_t apart, const float *const row[16], int at, int inputs) {
-    vi v[2][W];
-
-    for (int half = 0; half < 2; half++) {
-        const int n = least(W, inputs - half * W);
-        for (int i = 0; i < 16; i++) {
-            v[half][i] = (vi){0};
-            if (!row[i] || n <= 0) continue;
-            if (n == W) v[half][i] = *(const vi_any *)(row[i] + at + half * W);
-            else memcpy(&v[half][i], row[i] + at + half * W, (size_t)n * sizeof(float));
+/* Eight rows [pair of inputs][token] of a B tile out of v [token][16 inputs], thrice. */
+INLINE void split_square(char *to, size_t apart, vi *v) {
+    transpose(v);
+#pragma GCC unroll 8
+    for (int i = 0; i < W; i += 2) {
+        vf even = (vf)v[i], odd = (vf)v[i + 1];
+#pragma GCC unroll 3
+        for (int part = 0; part < PARTS; part++) {
+            vi low, high;
+            cut(&low, &even);
+            cut(&high, &odd);
+            *(vi_any *)(to + (size_t)part * apart + (size_t)i * 32) = (vi)((low >> 16) & 0xffff) | high;
         }
-        transpose(v[half]);
-        for (int i = 0; i < W; i += 2) {
-            vf even = (vf)v[half][i], odd = (vf)v[half][i + 1];
-            for (int part = 0; part < PARTS; part++) {
-                vi low, high;
-                cut(&low, &even);
-                cut(&high, &odd);
-                *(vi_any *)(to + (size_t)part * apart + (size_t)(half * W / 2 + i / 2) * 64) = (vi)((low >> 16) & 0xffff) | high;
+    }
+}
+
+/* One step of 16 tokens; rows past the last token are NULL. */
+static void split_step(char *to, size_t apart, const float *const row[16], int at, int inputs) {
+    for (int half = 0; half < 2; half++, to += TILE_BYTES / 2, at += W, inputs -= W) {
+        vi v[W];
+        if (inputs >= W && row[15]) {
+#pragma GCC unroll 16
+            for (int i = 0; i < 16; i++) {
+                __builtin_prefetch(row[i] + at + 4 * W);
+                v[i] = *(const vi_any *)(row[i] + at);
+            }
+        } else {
+            for (int i = 0; i < 16; i++) {
+                v[i] = (vi){0};
+                if (row[i] && inputs > 0) memcpy(&v[i], row[i] + at, (size_t)least(W, inputs) * sizeof(float));
             }
         }
+        split_square(to, apart, v);
     }
 }
 
