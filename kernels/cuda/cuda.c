@@ -245,6 +245,7 @@ static sc_status sync(sc_device *dev, sc_error *err) {
 static void close_device(sc_device *dev) {
     device *d = (device *)dev;
     if (!d) return;
+    free(d->cuda.choices);
     if (d->failed) { /* nothing of it answers any more */
         free(d);
         return;

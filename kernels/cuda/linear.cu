@@ -11,7 +11,7 @@
  *                     at 4680 x 1536 the product that adds and the norm take 44 + 15 us, the product and both in one kernel 34 + 29
  * Where cuBLASLt has nothing for a form it falls back to the next simpler one, at last to a plain kernel of our own.
  *
- * Algorithm. Per matrix, rows of x and form: the heuristic's first, kept (a plan, matrix.h). Timing candidates gained 1 to 1.5 % of a chunk,
+ * Algorithm. Per shape of the matrix, rows of x and form: the heuristic's first, kept (a choice, and a plan of each matrix, matrix.h). Timing candidates gained 1 to 1.5 % of a chunk,
  * but took 1.4 s of the first pass and 0.3 s of every prompt of a new length (kernels/README.md). Products cut along K are summed in f32.
  *
  * Workspace: the first LT_BYTES are cuBLASLt's, then y. Rows go in pieces when y does not fit.
@@ -188,14 +188,18 @@ static bool describe(struct sc_cuda *c, const sc_matrix *w, sc_cuda_plan *p) {
            cublasLtMatrixLayoutCreate(&p->d, out, w->rows, p->m, w->rows) == CUBLAS_STATUS_SUCCESS;
 }
 
-/* Fills p->found, p->algo. */
-static void choose(struct sc_cuda *c, const sc_matrix *w, sc_cuda_plan *p) {
+static bool same_shape(const sc_cuda_choice *k, const sc_matrix *w, const sc_cuda_plan *p) {
+    return k->rows == w->rows && k->cols == w->cols && k->m == p->m && k->epilogue == p->epilogue && k->align == p->align && k->out_type == p->out_type;
+}
+
+/* Fills p->found, p->algo of a plan that is described. */
+static void ask(struct sc_cuda *c, sc_cuda_plan *p) {
     cublasLtMatmulPreference_t preference = NULL;
     cublasLtMatmulHeuristicResult_t best;
     const uint32_t align = (uint32_t)p->align, in_f32 = CUBLASLT_REDUCTION_SCHEME_COMPUTE_TYPE;
     int n = 0;
 
-    if (!describe(c, w, p) || cublasLtMatmulPreferenceCreate(&preference) != CUBLAS_STATUS_SUCCESS) return;
+    if (cublasLtMatmulPreferenceCreate(&preference) != CUBLAS_STATUS_SUCCESS) return;
     cublasLtMatmulPreferenceSetAttribute(preference, CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, &LT_BYTES, sizeof LT_BYTES);
     cublasLtMatmulPreferenceSetAttribute(preference, CUBLASLT_MATMUL_PREF_REDUCTION_SCHEME_MASK, &in_f32, sizeof in_f32);
     cublasLtMatmulPreferenceSetAttribute(preference, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES, &align, sizeof align);
@@ -206,6 +210,23 @@ static void choose(struct sc_cuda *c, const sc_matrix *w, sc_cuda_plan *p) {
     if (n < 1 || best.state != CUBLAS_STATUS_SUCCESS) return;
     p->found = true;
     p->algo = best.algo;
+}
+
+/* Describes the plan; fills p->found, p->algo. */
+static void choose(struct sc_cuda *c, const sc_matrix *w, sc_cuda_plan *p) {
+    struct sc_cuda_choices *all = c->choices;
+    if (!describe(c, w, p)) return;
+    for (int i = 0; all && i < all->count; i++)
+        if (same_shape(&all->choice[i], w, p)) {
+            p->found = all->choice[i].found, p->algo = all->choice[i].algo;
+            return;
+        }
+    ask(c, p);
+    if (!all && !(all = c->choices = (struct sc_cuda_choices *)calloc(1, sizeof *all))) return; /* asked again next time */
+    sc_cuda_choice *k = &all->choice[all->oldest];
+    if (all->count < SC_CUDA_CHOICES_MAX) k = &all->choice[all->count++];
+    else all->oldest = (all->oldest + 1) % SC_CUDA_CHOICES_MAX;
+    *k = sc_cuda_choice{w->rows, w->cols, p->m, p->epilogue, p->align, p->out_type, p->found, p->algo};
 }
 
 /* The product in one of the forms. False: cuBLASLt has nothing for it. */
