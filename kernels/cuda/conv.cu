@@ -1,11 +1,13 @@
 /* conv.cu - the convolutions of the decoder: arguments checked and flattened, the kernel chosen.
  *
- * conv.cuh (wgmma) takes 3x3 and 1x1, stride 1, sources of a multiple of 8 channels on a card of compute capability 9.0, conv_narrow.cuh those
- * 3x3 that lead to at most 3 channels; conv_mma.cuh takes everything else and everything when mma.sync is forced. A nearest-neighbour doubling runs as four 2x2 convolutions.
+ * conv.cuh (wgmma) takes 3x3 and 1x1, stride 1, sources of a multiple of 8 channels on a card of compute capability 9.0, conv_resident.cuh 3x3 from
+ * 64 to 64 channels, conv_narrow.cuh those that lead to at most 3; conv_mma.cuh takes everything else and everything when mma.sync is forced.
+ * A nearest-neighbour doubling runs as four 2x2 convolutions.
  * Thread: engine; asynchronous on the device's stream. */
 #include "kernels/cuda/conv.cuh"
 #include "kernels/cuda/conv_mma.cuh"
 #include "kernels/cuda/conv_narrow.cuh"
+#include "kernels/cuda/conv_resident.cuh"
 #include "kernels/cuda/filter.h"
 
 #include <assert.h>
@@ -28,17 +30,40 @@ template <class T> static void launch_wide(conv_args a, const sc_filter *f, int 
 
 static bool aligned16(const void *a, const void *b, const void *c, const void *d) { return (((uintptr_t)a | (uintptr_t)b | (uintptr_t)c | (uintptr_t)d) & 15) == 0; }
 
+/* False: conv_narrow.cuh does not take it, and nothing was launched. */
+static bool launch_narrow(struct sc_cuda *c, const sc_conv_args *a) {
+    const sc_filter *f = a->w;
+    bool done = false;
+    if (!f->narrow || c->force_mma || a->upsample || a->residual || !aligned16(a->x, NULL, NULL, NULL)) return false;
+    conv_narrow_args k = {};
+    k.out = a->out, k.weights = f->narrow, k.bias = f->bias, k.h = a->h, k.w = a->w_px, k.oc = f->out_ch, k.relu = a->relu;
+    SC_ACT_CALL(c->base.act, done = conv_narrow_launch<T>(c, k, a->x, f->in_ch, a->n));
+    return done;
+}
+
+/* False: conv_resident.cuh does not take it, and nothing was launched. */
+static bool launch_resident(struct sc_cuda *c, const sc_conv_args *a) {
+    const sc_filter *f = a->w;
+    const void *weights = a->upsample ? f->resident_phases : f->resident;
+    bool done = false;
+    if (!weights || c->force_mma || f->out_ch != 64 || (a->residual && (a->upsample || f->sources > 1)) || !aligned16(a->x, a->past, a->residual, a->out)) return false;
+    resident_args k = {};
+    k.weights = weights, k.bias = f->bias, k.residual = a->residual, k.out = a->out;
+    k.h = a->h, k.w = a->w_px, k.groups = f->out_ch / 64, k.relu = a->relu;
+    if (a->upsample) SC_ACT_CALL(c->base.act, (done = resident_launch<T, RESIDENT_DOUBLE>(c, k, a->x, NULL, a->n)));
+    else if (f->sources > 1) SC_ACT_CALL(c->base.act, (done = resident_launch<T, RESIDENT_PAST>(c, k, a->x, a->past, a->n)));
+    else SC_ACT_CALL(c->base.act, (done = resident_launch<T, RESIDENT_ONE>(c, k, a->x, NULL, a->n)));
+    return done;
+}
+
 extern "C" sc_status sc_cuda_conv(sc_device *dev, const sc_conv_args *a, sc_error *err) {
     struct sc_cuda *c = (struct sc_cuda *)dev;
     const sc_filter *f = a->w;
     const int up = a->upsample ? 2 : 1, ch = f->in_ch / f->sources;
     const void *wide = a->upsample ? f->phases : f->wide;
     assert(f->sources == 1 || a->past);
-    if (a->n < 1) return SC_OK;
-    if (f->narrow && !c->force_mma && !a->upsample && !a->residual && aligned16(a->x, NULL, NULL, NULL)) {
-        const conv_narrow_args k = {a->x, a->out, f->narrow, f->bias, a->h, a->w_px, ch, f->out_ch, (a->w_px + NARROW_W - 1) / NARROW_W, a->relu};
-        SC_ACT_CALL(dev->act, conv_narrow_launch<T>(k, a->n, c->stream));
-    } else if (wide && !c->force_mma && aligned16(a->x, a->past, a->residual, a->out)) {
+    if (a->n < 1 || launch_narrow(c, a) || launch_resident(c, a)) return sc_launched("conv", err);
+    if (wide && !c->force_mma && aligned16(a->x, a->past, a->residual, a->out)) {
         conv_args k = {};
         k.x = a->x, k.past = a->past, k.residual = a->residual, k.out = a->out;
         k.weights = wide, k.phase_weights = f->phase_elems;

@@ -4,33 +4,36 @@
  * multiplied once with all of them, and an output is the sum of nine neighbours' parts. conv.cuh would pad 3 channels to 64 for each tap;
  * pixels as M with the channels alone as N = 8 read each pixel nine times from shared memory.
  *
- * A CTA makes 8 rows of 32 pixels. The halo tile, 10 rows of 34, is a flat list of pixels: 8 in a row are a core matrix, 64 are M; two
- * warpgroups take three such runs each. Shared memory, one stage of 64 channels: planes of 8 channels [8][340][8], weights [8 planes][32][8];
- * then, in the same place, parts [27][388] f32. Three CTAs fit a multiprocessor and cover each other's loads.
+ * A CTA makes tiles of 8 rows of 32 pixels, one after the other. The halo tile, 10 rows of 34, is a flat list of pixels of 64 channels, 128 bytes
+ * swizzled by as much: 64 pixels are M; two warpgroups take three such runs each. Shared memory: the halo tile, copied by the tensor copy
+ * (zeros outside the picture), weights of all channels [slab of 64][32][64], parts [27][388] f32. The next tile, or the next 64 channels of this one, is
+ * ordered as soon as the products have read the last, so it comes while parts are added up and written; two CTAs fit a multiprocessor.
  *
  * Bound: bytes. Reading a 64-channel picture of 12 frames at 832x480 takes 0.2 ms. */
 #ifndef SC_KERNELS_CUDA_CONV_NARROW_CUH
 #define SC_KERNELS_CUDA_CONV_NARROW_CUH
 #include "kernels/cuda/conv.cuh"
+#include "kernels/cuda/conv3.cuh"
 #include "kernels/cuda/filter.h"
+#include "kernels/cuda/launch.cuh"
 
 namespace sc {
 
 enum {
-    NARROW_W = 32, NARROW_H = 8, NARROW_LINE = NARROW_W + 2, NARROW_PIXELS = (NARROW_H + 2) * NARROW_LINE, NARROW_PLANES = 8, NARROW_PLANE = NARROW_PIXELS * 16, NARROW_N = 32,
+    NARROW_W = 32, NARROW_H = 8, NARROW_LINE = NARROW_W + 2, NARROW_PIXELS = (NARROW_H + 2) * NARROW_LINE, NARROW_ROW = 128, NARROW_N = 32,
     NARROW_RUNS = 3,     /* runs of 64 pixels of a warpgroup */
     NARROW_PITCH = 388,  /* floats of a column of parts; 4 mod 32: no bank twice */
-    NARROW_WEIGHTS_AT = NARROW_PLANES * NARROW_PLANE, NARROW_WEIGHTS = NARROW_PLANES * NARROW_N * 8 /* elements of 64 channels */,
-    NARROW_SHARED = NARROW_WEIGHTS_AT + NARROW_WEIGHTS * 2
+    NARROW_PARTS = 9 * SC_NARROW_CHANNELS * NARROW_PITCH * 4, NARROW_STAGE = 2 * NARROW_RUNS * 64 * NARROW_ROW, NARROW_WEIGHTS = NARROW_N * NARROW_ROW /* of 64 channels */
 };
-static_assert(9 * SC_NARROW_CHANNELS * NARROW_PITCH * 4 <= NARROW_WEIGHTS_AT && 2 * NARROW_RUNS * 64 >= NARROW_PIXELS, "tile");
+static_assert(2 * NARROW_RUNS * 64 >= NARROW_PIXELS && NARROW_PITCH >= NARROW_PIXELS, "tile");
+
+constexpr int narrow_shared_bytes(int slabs) { return NARROW_STAGE + slabs * NARROW_WEIGHTS + NARROW_PARTS + 16 + 1023; }
 
 struct conv_narrow_args {
-    const void *x;
     void *out;
-    const void *weights; /* [slab of 64][8 planes][32][8], column = 3 tap + channel */
+    const void *weights; /* [slab of 64][32][64], column = 3 tap + channel, swizzled as in shared memory */
     const float *bias;
-    int h, w, ch, oc, tiles_x;
+    int h, w, slabs, oc, tiles_x, tiles_y, tiles;
     bool relu;
 };
 
@@ -44,67 +47,90 @@ template <> __device__ __forceinline__ void wgmma32<__half>(float (&d)[16], uint
 template <> __device__ __forceinline__ void wgmma32<__nv_bfloat16>(float (&d)[16], uint64_t a, uint64_t b) { SC_WGMMA_32("bf16"); }
 #endif
 
-/* Grid: (tiles of the picture, 1, frames). */
-template <class T> __global__ static void __launch_bounds__(CONV_THREADS, 3) conv_narrow_kernel(const __grid_constant__ conv_narrow_args a) {
+/* Grid: two CTAs a multiprocessor. */
+template <class T> __global__ static void __launch_bounds__(CONV_THREADS, 2) conv_narrow_kernel(const __grid_constant__ conv_narrow_args a, const __grid_constant__ CUtensorMap x) {
 #ifdef SC_CONV_WGMMA
-    extern __shared__ __align__(1024) unsigned char conv_shared[];
-    const int x0 = blockIdx.x % a.tiles_x * NARROW_W, y0 = blockIdx.x / a.tiles_x * NARROW_H, group = threadIdx.x / 128, warp = threadIdx.x / 32 % 4, lane = threadIdx.x % 32;
-    const uint32_t base = shared_at(conv_shared);
-    const T *x = (const T *)a.x + (size_t)blockIdx.z * a.h * a.w * a.ch;
-    float d[NARROW_RUNS][16];
-#pragma unroll
-    for (int i = 0; i < NARROW_RUNS * 16; i++) d[i / 16][i % 16] = 0;
-    for (int c0 = 0; c0 < a.ch; c0 += 64) {
-        if (c0) __syncthreads();
-        for (int i = threadIdx.x; i < NARROW_PIXELS * NARROW_PLANES; i += CONV_THREADS) {
-            const int plane = i % NARROW_PLANES, p = i / NARROW_PLANES, sy = y0 + p / NARROW_LINE - 1, sx = x0 + p % NARROW_LINE - 1, ch = c0 + plane * 8;
-            const bool in = sy >= 0 && sy < a.h && sx >= 0 && sx < a.w && ch < a.ch;
-            copy16_async(base + plane * NARROW_PLANE + p * 16, in ? x + ((size_t)sy * a.w + sx) * a.ch + ch : x, in ? 16 : 0);
-        }
-        const T *w = (const T *)a.weights + (size_t)(c0 / 64) * NARROW_WEIGHTS;
-        for (int i = threadIdx.x; i < NARROW_WEIGHTS / 8; i += CONV_THREADS) copy16_async(base + NARROW_WEIGHTS_AT + i * 16, w + i * 8, 16);
-        copy_commit();
-        copy_wait<0>();
-        asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
-        __syncthreads();
-        asm volatile("wgmma.fence.sync.aligned;" ::: "memory");
-#pragma unroll
-        for (int k = 0; k < NARROW_PLANES / 2; k++)
-#pragma unroll
-            for (int run = 0; run < NARROW_RUNS; run++) /* pixels past the tile: rows that nobody reads */
-                wgmma32<T>(d[run], conv_descriptor(base + 2 * k * NARROW_PLANE + (group * NARROW_RUNS + run) * 1024, NARROW_PLANE, 128),
-                           conv_descriptor(base + NARROW_WEIGHTS_AT + 2 * k * NARROW_N * 16, NARROW_N * 16, 128));
-        asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory");
-        asm volatile("wgmma.wait_group.sync.aligned 0;" ::: "memory");
+    extern __shared__ __align__(1024) unsigned char conv3_shared[];
+    const uint32_t start = shared_at(conv3_shared), stage = (start + 1023) & ~1023u, weights = stage + NARROW_STAGE, full = weights + a.slabs * NARROW_WEIGHTS + NARROW_PARTS, ready = full + 8;
+    float *parts = (float *)(conv3_shared + (weights + a.slabs * NARROW_WEIGHTS - start));
+    const int group = threadIdx.x / 128, warp = threadIdx.x / 32 % 4, lane = threadIdx.x % 32, places = a.tiles_x * a.tiles_y;
+    if (threadIdx.x == 0) {
+        hopper::barrier_init(full, 1);
+        hopper::barrier_init(ready, 1);
+        hopper::barrier_init_fence();
+        hopper::barrier_expect(ready, a.slabs * NARROW_WEIGHTS);
+        bulk_copy(weights, a.weights, a.slabs * NARROW_WEIGHTS, ready); /* nobody writes weights: no need for stream_order */
     }
     __syncthreads();
-
-    /* Accumulator: pixel 16 warp + lane / 4 (+ 8) of a run, columns 8 j + lane % 4 * 2 (+ 1). */
-    float *parts = (float *)conv_shared;
+    stream_order();
+    auto order = [&](int tile, int slab) {
+        hopper::barrier_expect(full, NARROW_PIXELS * NARROW_ROW);
+        picture_copy(stage, &x, slab * 64, tile % places % a.tiles_x * NARROW_W - 1, tile % places / a.tiles_x * NARROW_H - 1, tile / places, full);
+    };
+    if (threadIdx.x == 0 && blockIdx.x < a.tiles) order(blockIdx.x, 0);
+    hopper::barrier_wait(ready, 0);
+    uint32_t parity = 0;
+    for (int tile = blockIdx.x; tile < a.tiles; tile += gridDim.x) {
+        float d[NARROW_RUNS][16];
 #pragma unroll
-    for (int run = 0; run < NARROW_RUNS; run++)
+        for (int i = 0; i < NARROW_RUNS * 16; i++) d[i / 16][i % 16] = 0;
+        for (int slab = 0; slab < a.slabs; slab++, parity ^= 1) {
+            const uint64_t pixels = conv3_descriptor(stage + group * NARROW_RUNS * 64 * NARROW_ROW, 8 * NARROW_ROW, 1), w = conv3_descriptor(weights + slab * NARROW_WEIGHTS, 8 * NARROW_ROW, 1);
+            hopper::barrier_wait(full, parity);
 #pragma unroll
-        for (int e = 0; e < 16; e++) {
-            const int column = e / 4 * 8 + lane % 4 * 2 + e % 2, pixel = (group * NARROW_RUNS + run) * 64 + warp * 16 + lane / 4 + e / 2 % 2 * 8;
-            if (column < 9 * SC_NARROW_CHANNELS && pixel < NARROW_PIXELS) parts[column * NARROW_PITCH + pixel] = d[run][e];
+            for (int run = 0; run < NARROW_RUNS; run++) hopper::registers_ready(d[run]);
+            hopper::wgmma_fence();
+#pragma unroll
+            for (int k = 0; k < 4; k++)
+#pragma unroll
+                for (int run = 0; run < NARROW_RUNS; run++) /* pixels past the tile: rows that nobody reads */
+                    wgmma32<T>(d[run], pixels + run * (64 * NARROW_ROW / 16) + 2 * k, w + 2 * k);
+            hopper::wgmma_commit();
+            hopper::wgmma_wait<0>();
+#pragma unroll
+            for (int run = 0; run < NARROW_RUNS; run++) hopper::registers_ready(d[run]);
+            __syncthreads(); /* the stage has been read, and the parts of the tile before */
+            if (threadIdx.x == 0) {
+                if (slab + 1 < a.slabs) order(tile, slab + 1);
+                else if (tile + gridDim.x < a.tiles) order(tile + gridDim.x, 0);
+            }
         }
-    __syncthreads();
-    const int row = threadIdx.x / NARROW_W, col = threadIdx.x % NARROW_W, y = y0 + row, xx = x0 + col;
-    if (y >= a.h || xx >= a.w) return;
-    T *out = (T *)a.out + (((size_t)blockIdx.z * a.h + y) * a.w + xx) * a.oc;
-    for (int o = 0; o < a.oc; o++) {
-        float v = a.bias[o];
+
+        /* Accumulator: pixel 16 warp + lane / 4 (+ 8) of a run, columns 8 j + lane % 4 * 2 (+ 1). */
 #pragma unroll
-        for (int tap = 0; tap < 9; tap++) v += parts[(tap * SC_NARROW_CHANNELS + o) * NARROW_PITCH + (row + tap / 3) * NARROW_LINE + col + tap % 3];
-        out[o] = from_float<T>(a.relu ? fmaxf(v, 0.0f) : v);
+        for (int run = 0; run < NARROW_RUNS; run++)
+#pragma unroll
+            for (int e = 0; e < 16; e++) {
+                const int column = e / 4 * 8 + lane % 4 * 2 + e % 2, pixel = (group * NARROW_RUNS + run) * 64 + warp * 16 + lane / 4 + e / 2 % 2 * 8;
+                if (column < 9 * SC_NARROW_CHANNELS && pixel < NARROW_PIXELS) parts[column * NARROW_PITCH + pixel] = d[run][e];
+            }
+        __syncthreads();
+        const int row = threadIdx.x / NARROW_W, col = threadIdx.x % NARROW_W, y = tile % places / a.tiles_x * NARROW_H + row, xx = tile % places % a.tiles_x * NARROW_W + col;
+        if (y >= a.h || xx >= a.w) continue;
+        T *out = (T *)a.out + (((size_t)(tile / places) * a.h + y) * a.w + xx) * a.oc;
+        for (int o = 0; o < a.oc; o++) {
+            float v = a.bias[o];
+#pragma unroll
+            for (int tap = 0; tap < 9; tap++) v += parts[(tap * SC_NARROW_CHANNELS + o) * NARROW_PITCH + (row + tap / 3) * NARROW_LINE + col + tap % 3];
+            out[o] = from_float<T>(a.relu ? fmaxf(v, 0.0f) : v);
+        }
     }
 #endif
 }
 
-template <class T> static void conv_narrow_launch(const conv_narrow_args &a, int frames, cudaStream_t stream) {
-    const int tiles_y = (a.h + NARROW_H - 1) / NARROW_H;
-    cudaFuncSetAttribute(conv_narrow_kernel<T>, cudaFuncAttributeMaxDynamicSharedMemorySize, NARROW_SHARED);
-    conv_narrow_kernel<T><<<dim3(a.tiles_x * tiles_y, 1, frames), CONV_THREADS, NARROW_SHARED, stream>>>(a);
+/* What conv3_map needs. */
+struct narrow_box { enum { ROW = NARROW_ROW, COLS = NARROW_LINE, ROWS = NARROW_H + 2 }; };
+
+/* x [frames][h][w][ch]. False: the driver takes no such pictures, and nothing was launched. */
+template <class T> static bool conv_narrow_launch(struct sc_cuda *c, conv_narrow_args a, const void *x, int ch, int frames) {
+    conv3_args picture = {};
+    picture.h = a.h, picture.w = a.w, picture.ch = ch;
+    CUtensorMap map;
+    if (!conv3_map<narrow_box>(&map, x, picture, frames)) return false;
+    a.slabs = (ch + 63) / 64, a.tiles_x = (a.w + NARROW_W - 1) / NARROW_W, a.tiles_y = (a.h + NARROW_H - 1) / NARROW_H, a.tiles = a.tiles_x * a.tiles_y * frames;
+    cudaFuncSetAttribute(conv_narrow_kernel<T>, cudaFuncAttributeMaxDynamicSharedMemorySize, narrow_shared_bytes(SC_NARROW_IN / 64));
+    launch(c, conv_narrow_kernel<T>, a.tiles < 2 * c->sm_count ? a.tiles : 2 * c->sm_count, CONV_THREADS, narrow_shared_bytes(a.slabs), 0, a, map);
+    return true;
 }
 
 } // namespace sc

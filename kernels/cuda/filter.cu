@@ -42,12 +42,26 @@ static void sum_phase(float *to, const float *w, size_t pairs, int py, int px) {
         }
 }
 
-/* w [out][in][9] to [slab of 64][8 planes][32][8], column = 3 tap + output channel. */
+/* w [out][in][9] to [slab of 64][32][8 pieces of 8 channels], column = 3 tap + output channel, piece p of column c standing at p ^ c % 8. */
 static void pack_narrow(uint16_t *to, const sc_filter *f, const float *w, sc_dtype act) {
     for (int o = 0; o < f->out_ch; o++)
         for (int i = 0; i < f->in_ch; i++)
-            for (int tap = 0; tap < 9; tap++)
-                to[((size_t)(i / 8) * 32 + tap * SC_NARROW_CHANNELS + o) * 8 + i % 8] = bits(w[((size_t)o * f->in_ch + i) * 9 + tap], act);
+            for (int tap = 0; tap < 9; tap++) {
+                const int column = tap * SC_NARROW_CHANNELS + o, piece = i / 8 % 8 ^ column % 8;
+                to[(((size_t)(i / 64) * 32 + column) * 8 + piece) * 8 + i % 8] = bits(w[((size_t)o * f->in_ch + i) * 9 + tap], act);
+            }
+}
+
+/* Source `source` of w [64 * groups][in][taps] to [group][part of parts][tap][slab][64][16 kk]: rows swizzled by their length. */
+static void pack_resident(uint16_t *to, const sc_filter *f, const float *w, int taps, int source, int part, int parts, sc_dtype act) {
+    const int pieces = 2 * SC_RESIDENT_KK, slabs = 8 / pieces;
+    for (int o = 0; o < f->out_ch; o++)
+        for (int c = 0; c < 64; c++)
+            for (int tap = 0; tap < taps; tap++) {
+                const int row = o % 64, piece = c / 8 % pieces ^ (row * pieces / 8 & (pieces - 1));
+                const size_t slab = (((size_t)(o / 64) * parts + part) * taps + tap) * slabs + c / 8 / pieces;
+                to[((slab * 64 + row) * pieces + piece) * 8 + c % 8] = bits(w[((size_t)o * f->in_ch + source * 64 + c) * taps + tap], act);
+            }
 }
 
 static void pack_plain(uint16_t *to, const sc_filter *f, const float *w, sc_dtype act) {
@@ -68,6 +82,8 @@ extern "C" void sc_cuda_filter_destroy(sc_device *, sc_filter *f) {
     cudaFree(f->wide);
     cudaFree(f->phases);
     cudaFree(f->narrow);
+    cudaFree(f->resident);
+    cudaFree(f->resident_phases);
     cudaFree(f->plain);
     cudaFree(f->bias);
     free(f);
@@ -105,24 +121,40 @@ extern "C" sc_status sc_cuda_filter_create(sc_device *dev, sc_filter **out, cons
         pack_wide(packed, f, w, taps, dev->act);
         if (e == cudaSuccess) e = place(c, &f->wide, packed, count * 2);
     }
-    if (wgmma && d->size == 3 && !d->has_past && d->out_ch <= SC_NARROW_CHANNELS) {
+    if (wgmma && d->size == 3 && !d->has_past && d->out_ch <= SC_NARROW_CHANNELS && d->in_ch <= SC_NARROW_IN) {
         const size_t count = (size_t)(d->in_ch + 63) / 64 * 64 * 32;
         free(packed);
         if (!(packed = (uint16_t *)calloc(count, 2))) goto no_memory;
         pack_narrow(packed, f, w, dev->act);
         if (e == cudaSuccess) e = place(c, &f->narrow, packed, count * 2);
     }
+    if (wgmma && d->size == 3 && ch == 64 && d->out_ch == 64) {
+        const size_t count = pairs * taps;
+        free(packed);
+        if (!(packed = (uint16_t *)calloc(count, 2))) goto no_memory;
+        for (int s = 0; s < f->sources; s++) pack_resident(packed, f, w, taps, s, s, f->sources, dev->act);
+        if (e == cudaSuccess) e = place(c, &f->resident, packed, count * 2);
+    }
     if (wgmma && d->size == 3 && !d->has_past) {
+        const bool resident = ch == 64 && d->out_ch % 64 == 0;
+        uint16_t *kept = NULL;
         f->phase_elems = pack_wide(NULL, f, NULL, 4, dev->act);
         free(packed);
         packed = (uint16_t *)calloc(4 * f->phase_elems, 2);
         sums = (float *)malloc(pairs * 4 * sizeof *sums);
-        if (!packed || !sums) goto no_memory;
+        if (resident) kept = (uint16_t *)calloc(pairs * 16, 2);
+        if (!packed || !sums || (resident && !kept)) {
+            free(kept);
+            goto no_memory;
+        }
         for (int phase = 0; phase < 4; phase++) {
             sum_phase(sums, w, pairs, phase / 2, phase % 2);
             pack_wide(packed + phase * f->phase_elems, f, sums, 4, dev->act);
+            if (resident) pack_resident(kept, f, sums, 4, 0, phase, 4, dev->act);
         }
         if (e == cudaSuccess) e = place(c, &f->phases, packed, 4 * f->phase_elems * 2);
+        if (e == cudaSuccess && resident) e = place(c, &f->resident_phases, kept, pairs * 16 * 2);
+        free(kept);
     }
     free(w), free(sums), free(bias), free(packed);
     if (e == cudaSuccess) {

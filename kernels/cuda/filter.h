@@ -6,20 +6,26 @@
 /* Packed weights, act type, zeros where padded. NULL: this form is not there.
  *   wide    conv.cuh, all taps:         [step][oc / 64][tap][2 kk][64][8]
  *   phases  conv.cuh, doubled pictures: [phase][step][oc / 64][2 x 2 taps][2 kk][64][8], sums of the 3x3 weights
- *   narrow  conv_narrow.cuh, 3x3 to at most 3 channels: [slab of 64][8 planes][32][8], column = 3 tap + channel
+ *   narrow  conv_narrow.cuh, 3x3 from at most SC_NARROW_IN to at most 3 channels: [slab of 64][32][64], column = 3 tap + channel, swizzled as it
+ *           stands in shared memory
+ *   resident, resident_phases  conv_resident.cuh, 64 channels of a source to 64, and that doubled: [out / 64][source or phase][tap]
+ *           [slab of 16 kk channels][64][16 kk], kk SC_RESIDENT_KK, swizzled as it stands in shared memory
  *   plain   conv_mma.cuh:               [tap][in / 16][oc padded to 64][16]
  * step = (source, slab of 16 kk channels); the second source is the frame before. */
 struct sc_filter {
     int out_ch, in_ch, size, stride, sources;
     int pw, oc_tiles;       /* conv.cuh: its PW, and its CTAs along the output channels */
-    void *wide, *phases, *narrow, *plain;
+    void *wide, *phases, *narrow, *resident, *resident_phases, *plain;
     size_t phase_elems;     /* elements of one phase */
     float *bias;            /* f32, zeros past out_ch, [out_ch padded to 128] */
     int taps, time_stride;  /* conv3.cu's filters, which see several frames; 0 in all others. Their packed forms: conv3.cu */
     bool pad_end;
 };
 
-enum { SC_NARROW_CHANNELS = 3 };
+enum { SC_NARROW_CHANNELS = 3, SC_NARROW_IN = 256 };
+#ifndef SC_RESIDENT_KK
+#define SC_RESIDENT_KK 4
+#endif
 
 /* Channels of a stage of conv.cuh, in units of 16. */
 static inline int sc_conv_kk(int taps, int pw) { return taps == 9 ? 1 : taps == 4 ? 2 : pw == 1 ? 4 : 2; }
