@@ -3,7 +3,9 @@
  *   3 tanh(z/3) -> conv -> relu -> [ 3 memory blocks -> 2x nearest -> grow -> conv ] x 3 -> relu -> conv -> pixel shuffle
  *
  * A grow layer is a 1x1 convolution, which commutes with nearest upsampling: it runs before it, on a quarter of the pixels, and the
- * 3x3 convolution behind it reads its input doubled. Two work buffers take turns, a third holds the inside of a memory block. */
+ * 3x3 convolution behind it reads its input doubled. Nothing stands between the two, no bias even, so they are one convolution whose weights
+ * are the product of both: made at load for a device that deals output channels to frames (sc_device.conv_deals), at the cost of no arithmetic,
+ * since the grown frames see the same pixels. Two work buffers take turns, a third holds the inside of a memory block. */
 #include "engine/tae.h"
 #include "engine/devmem.h"
 
@@ -21,7 +23,7 @@ typedef struct {
     int time;              /* frames out per frame in */
     bool upsample;
     memory_block block[SC_TAE_BLOCKS];
-    sc_filter *grow, *conv;
+    sc_filter *grow, *conv; /* grow NULL: it is in conv */
 } level;
 
 struct sc_tae {
@@ -33,14 +35,15 @@ struct sc_tae {
     size_t work_bytes;
 };
 
-/* Filter PREFIXname.weight; rows > 0: only the last `rows` output channels of the file (a grow layer may have more). */
-static sc_status load_filter(sc_tae *t, const sc_tensors *set, const char *prefix, const char *name, int rows, bool has_past, bool bias, int *out_ch,
-                             int *in_ch, sc_filter **out, sc_error *err) {
+/* Tensors PREFIXname.weight, .bias of a filter; rows > 0: only the last `rows` output channels of the file (a grow layer may have more). */
+static sc_status find_filter(const sc_tensors *set, const char *prefix, const char *name, int rows, bool bias, int *out_ch, int *in_ch, const sc_tensor **weight,
+                             const sc_tensor **bias_of, sc_error *err) {
     char full[256];
     const int64_t any[4] = {-1, -1, -1, -1};
-    const sc_tensor *w, *b = NULL;
+    const sc_tensor *w;
     sc_status rc;
 
+    *bias_of = NULL;
     snprintf(full, sizeof full, "%s%s.weight", prefix, name);
     if ((rc = sc_tensors_need(set, full, 4, any, &w, err))) return rc;
     if (w->shape[2] != w->shape[3] || (w->shape[2] != 1 && w->shape[2] != 3)) return sc_fail(err, SC_EINVAL, "tensor %s: a %lldx%lld convolution, only 1x1 and 3x3 exist here", full, (long long)w->shape[2], (long long)w->shape[3]);
@@ -51,10 +54,21 @@ static sc_status load_filter(sc_tae *t, const sc_tensors *set, const char *prefi
     if (bias) {
         const int64_t bs[1] = {w->shape[0]};
         snprintf(full, sizeof full, "%s%s.bias", prefix, name);
-        if ((rc = sc_tensors_need(set, full, 1, bs, &b, err))) return rc;
+        if ((rc = sc_tensors_need(set, full, 1, bs, bias_of, err))) return rc;
     }
+    *weight = w;
     *out_ch = rows;
     *in_ch = (int)w->shape[1];
+    return SC_OK;
+}
+
+static sc_status load_filter(sc_tae *t, const sc_tensors *set, const char *prefix, const char *name, int rows, bool has_past, bool bias, int *out_ch,
+                             int *in_ch, sc_filter **out, sc_error *err) {
+    const sc_tensor *w, *b;
+    sc_status rc;
+
+    if ((rc = find_filter(set, prefix, name, rows, bias, out_ch, in_ch, &w, &b, err))) return rc;
+    rows = *out_ch;
     const size_t skip = (size_t)(w->shape[0] - rows) * (size_t)(w->shape[1] * w->shape[2] * w->shape[3]) * sc_dtype_bytes(w->dtype);
     rc = t->dev->ops->filter_create(t->dev, out, &(sc_filter_desc){.out_ch = rows, .in_ch = *in_ch, .size = (int)w->shape[2], .stride = 1, .has_past = has_past,
                                     .data = (const char *)w->data + skip, .type = w->dtype, .bias = b ? b->data : NULL, .bias_type = b ? b->dtype : SC_F32}, err);
@@ -62,6 +76,50 @@ static sc_status load_filter(sc_tae *t, const sc_tensors *set, const char *prefi
     sc_tensors_used(set, w, true);
     if (b) sc_tensors_used(set, b, true);
     return SC_OK;
+}
+
+/* to [time * next][width][taps]: conv [next][width][taps] behind grow [time * width][width]. */
+static void compose(float *to, float *row /* [taps][width] */, const float *conv, const float *grow, int width, int time, int next, int taps) {
+    for (int o = 0; o < time * next; o++) {
+        const float *frame = grow + (size_t)(o / next) * (size_t)width * (size_t)width, *from = conv + (size_t)(o % next) * (size_t)(width * taps);
+        memset(row, 0, (size_t)(taps * width) * sizeof *row);
+        for (int m = 0; m < width; m++)
+            for (int tap = 0; tap < taps; tap++) {
+                const float by = from[m * taps + tap], *g = frame + (size_t)m * (size_t)width;
+                float *sum = row + tap * width;
+                for (int c = 0; c < width; c++) sum[c] += by * g[c];
+            }
+        for (int c = 0; c < width; c++)
+            for (int tap = 0; tap < taps; tap++) *to++ = row[tap * width + c];
+    }
+}
+
+/* The convolution `name` with the grow layer `grow_name` in it; sets l->next. */
+static sc_status load_composed(sc_tae *t, const sc_tensors *set, const char *prefix, const char *grow_name, const char *name, level *l, sc_error *err) {
+    const sc_tensor *w, *g, *none;
+    int grown, in = l->width;
+    float *conv = NULL, *grow = NULL, *both = NULL;
+    sc_status rc;
+
+    TRY(find_filter(set, prefix, grow_name, l->width * l->time, false, &grown, &in, &g, &none, err));
+    TRY(find_filter(set, prefix, name, 0, false, &l->next, &in, &w, &none, err));
+    const int taps = (int)(w->shape[2] * w->shape[3]);
+    const size_t rows = (size_t)(l->time * l->next), count = rows * (size_t)(l->width * taps);
+    conv = sc_tensor_to_f32(w), grow = sc_tensor_to_f32(g), both = malloc((count + (size_t)(taps * l->width)) * sizeof *both);
+    if (!conv || !grow || !both) {
+        rc = sc_fail(err, SC_EINVAL, "tensor %s%s.weight or %s.weight: not a float tensor, or no memory for it", prefix, name, grow_name);
+        goto cleanup;
+    }
+    compose(both, both + count, conv, grow + (size_t)(g->shape[0] - grown) * (size_t)l->width, l->width, l->time, l->next, taps);
+    TRY(t->dev->ops->filter_create(t->dev, &l->conv, &(sc_filter_desc){.out_ch = (int)rows, .in_ch = l->width, .size = (int)w->shape[2], .stride = 1, .data = both,
+                                   .type = SC_F32}, err));
+    sc_tensors_used(set, w, true);
+    sc_tensors_used(set, g, true);
+cleanup:
+    free(conv);
+    free(grow);
+    free(both);
+    return rc;
 }
 
 static sc_status load_level(sc_tae *t, const sc_tensors *set, const char *prefix, const sc_tae_shape *shape, int index, int width, sc_error *err) {
@@ -84,6 +142,10 @@ static sc_status load_level(sc_tae *t, const sc_tensors *set, const char *prefix
     snprintf(name, sizeof name, "decoder.%d.conv", base + 4);
     snprintf(full, sizeof full, "%s%s.weight", prefix, name);
     TRY(sc_tensors_need(set, full, 4, (const int64_t[]){-1, -1, 1, 1}, &w, err)); /* runs before the doubling, which only a 1x1 may */
+    if (t->dev->conv_deals) {
+        snprintf(full, sizeof full, "decoder.%d", base + 5);
+        return load_composed(t, set, prefix, name, full, l, err);
+    }
     in = width;
     TRY(load_filter(t, set, prefix, name, width * l->time, false, false, &out, &in, &l->grow, err));
     snprintf(name, sizeof name, "decoder.%d", base + 5);
@@ -230,10 +292,15 @@ sc_status sc_tae_decode(const sc_tae *t, sc_tae_state *s, const float *latent, i
             swap = x; x = a; a = swap;
         }
         if (tap && i == 0) tap(tap_ctx, 5, x, n, h, w, l->width);
-        TRY(ops->grow(t->dev, &(sc_grow_args){.w = l->grow, .x = x, .out = a, .n = n, .h = h, .w_px = w, .s = l->time}, err));
-        n *= l->time;
-        TRY(ops->conv(t->dev, &(sc_conv_args){.w = l->conv, .x = a, .out = x, .n = n, .h = h, .w_px = w, .upsample = l->upsample,
-                                              .relu = i == SC_TAE_LEVELS - 1}, err));
+        if (l->grow) {
+            TRY(ops->grow(t->dev, &(sc_grow_args){.w = l->grow, .x = x, .out = a, .n = n, .h = h, .w_px = w, .s = l->time}, err));
+            n *= l->time;
+            swap = x; x = a; a = swap;
+        }
+        TRY(ops->conv(t->dev, &(sc_conv_args){.w = l->conv, .x = x, .out = a, .n = n, .h = h, .w_px = w, .upsample = l->upsample,
+                                              .relu = i == SC_TAE_LEVELS - 1, .s = l->grow ? 1 : l->time}, err));
+        if (!l->grow) n *= l->time;
+        swap = x; x = a; a = swap;
         if (l->upsample) { h *= 2; w *= 2; }
         if (tap && i == 1) tap(tap_ctx, 14, x, n, h, w, l->next);
     }

@@ -275,7 +275,9 @@ typedef struct {
 /* ---- decoder (TAEHV): frames NHWC, act [n][h][w][ch] --------------------------------------------------------------------- */
 
 /* Convolution of n frames. y = conv(x) + bias (+ residual) (relu). With has_past, frame i sees x[i] and the frame before: x[i-1],
- * or `past` for i = 0. upsample: the input is x doubled in both directions by nearest neighbour (h, w are x's size before). */
+ * or `past` for i = 0. upsample: the input is x doubled in both directions by nearest neighbour (h, w are x's size before).
+ * s > 1, only without past and residual and where sc_device.conv_deals: channel group k of s equal ones is frame k of the s that come of
+ * one, out [n * s][oh][ow][out_ch / s]. */
 typedef struct {
     const sc_filter *w;
     const void *x, *past;
@@ -283,6 +285,7 @@ typedef struct {
     void *out;             /* act [n][oh][ow][out_ch] */
     int n, h, w_px;
     bool relu, upsample;
+    int s;                 /* 0 = 1 */
 } sc_conv_args;
 
 /* 1x1 convolution C to s*C whose channel group k is frame k: x [n][h][w][c] -> out [n*s][h][w][c]. w: filter of size 1. */
@@ -437,6 +440,7 @@ struct sc_device {
     const sc_ops *ops;
     sc_dtype act;
     bool in_place;  /* BF16 matrices whose data stays are used where they lie: nothing is copied */
+    bool conv_deals; /* conv takes sc_conv_args.s */
     char name[128]; /* "AMD EPYC, 2 threads, avx512", "NVIDIA H100 80GB HBM3" */
 };
 

@@ -351,7 +351,7 @@ static sc_status run_direct(sc_device *dev, direct_job *j, int n, sc_error *err)
 
 sc_status sc_fast_conv(sc_device *dev, const sc_conv_args *a, sc_error *err) {
     const sc_filter *f = a->w;
-    assert((!f->has_past || a->past) && f->taps == 1 && f->time_stride == 1 && !f->pad_end);
+    assert((!f->has_past || a->past) && f->taps == 1 && f->time_stride == 1 && !f->pad_end && a->s <= 1);
     if (f->wino) return wino_conv(dev, a, err);
     return run_direct(dev, &(direct_job){.f = f, .x = a->x, .past = a->past, .residual = a->residual, .out = a->out, .h = a->h, .w = a->w_px,
                                          .up = a->upsample, .oh = sc_conv_out(a->h, a->upsample, f->stride),

@@ -132,6 +132,7 @@ sc_status sc_twin_open(sc_device **out, sc_error *err) {
     if (!cpu) return sc_fail(err, SC_ENOMEM, "device twin: out of memory");
     cpu->base.ops = &sc_twin_ops;
     cpu->base.act = SC_F32;
+    cpu->base.conv_deals = true;
     snprintf(cpu->base.name, sizeof cpu->base.name, "twin, 1 thread");
     *out = &cpu->base;
     return SC_OK;

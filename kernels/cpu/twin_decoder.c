@@ -59,38 +59,41 @@ void sc_twin_filter_destroy(sc_device *dev, sc_filter *f) {
     free(f);
 }
 
-/* sum[o] += w[i][o] * x[i] over `channels` input channels. */
-static void add_tap(float *sum, const float *x, int channels, const float *w, int out_ch) {
+/* sum[o] += w[i * ldw + o] * x[i] over `channels` input channels, o < count. */
+static void add_tap(float *sum, const float *x, int channels, const float *w, int ldw, int count) {
     for (int i = 0; i < channels; i++)
-        for (int o = 0; o < out_ch; o++) sum[o] += w[(size_t)i * (size_t)out_ch + (size_t)o] * x[i];
+        for (int o = 0; o < count; o++) sum[o] += w[(size_t)i * (size_t)ldw + (size_t)o] * x[i];
 }
 
 sc_status sc_twin_conv(sc_device *dev, const sc_conv_args *a, sc_error *err) {
     const sc_filter *f = a->w;
     const int up = a->upsample ? 2 : 1, pad = f->size / 2, oh = sc_conv_out(a->h, a->upsample, f->stride), ow = sc_conv_out(a->w_px, a->upsample, f->stride);
     const int ch = f->has_past ? f->in_ch / 2 : f->in_ch; /* channels of x */
+    const int s = a->s > 1 ? a->s : 1, c = f->out_ch / s;
     const size_t row = (size_t)a->w_px * (size_t)ch, frame = (size_t)a->h * row;
     (void)dev;
     (void)err;
     assert((!f->has_past || a->past) && f->taps == 1 && f->time_stride == 1 && !f->pad_end);
-    for (int n = 0; n < a->n; n++) {
+    assert(s == 1 || (f->out_ch % s == 0 && !f->has_past && !a->residual));
+    for (int m = 0; m < a->n * s; m++) {
+        const int n = m / s, o0 = m % s * c;
         const float *x = (const float *)a->x + (size_t)n * frame;
         const float *past = n ? x - frame : (const float *)a->past;
         for (int y = 0; y < oh; y++)
             for (int xx = 0; xx < ow; xx++) {
-                const size_t at = (((size_t)n * (size_t)oh + (size_t)y) * (size_t)ow + (size_t)xx) * (size_t)f->out_ch;
+                const size_t at = (((size_t)m * (size_t)oh + (size_t)y) * (size_t)ow + (size_t)xx) * (size_t)c;
                 float *sum = (float *)a->out + at;
-                for (int o = 0; o < f->out_ch; o++) sum[o] = f->bias[o];
+                for (int o = 0; o < c; o++) sum[o] = f->bias[o0 + o];
                 for (int ky = 0; ky < f->size; ky++)
                     for (int kx = 0; kx < f->size; kx++) {
                         const int sy = y * f->stride + ky - pad, sx = xx * f->stride + kx - pad;
                         if (sy < 0 || sy >= a->h * up || sx < 0 || sx >= a->w_px * up) continue;
                         const size_t from = (size_t)(sy / up) * row + (size_t)(sx / up) * (size_t)ch;
-                        const float *w = f->tap + (size_t)(ky * f->size + kx) * (size_t)f->in_ch * (size_t)f->out_ch;
-                        add_tap(sum, x + from, ch, w, f->out_ch);
-                        if (f->has_past) add_tap(sum, past + from, ch, w + (size_t)ch * (size_t)f->out_ch, f->out_ch);
+                        const float *w = f->tap + (size_t)(ky * f->size + kx) * (size_t)f->in_ch * (size_t)f->out_ch + o0;
+                        add_tap(sum, x + from, ch, w, f->out_ch, c);
+                        if (f->has_past) add_tap(sum, past + from, ch, w + (size_t)ch * (size_t)f->out_ch, f->out_ch, c);
                     }
-                for (int o = 0; o < f->out_ch; o++) {
+                for (int o = 0; o < c; o++) {
                     if (a->residual) sum[o] += ((const float *)a->residual)[at + (size_t)o];
                     if (a->relu && sum[o] < 0) sum[o] = 0;
                 }
@@ -134,7 +137,7 @@ sc_status sc_twin_pool(sc_device *dev, const sc_pool_args *a, sc_error *err) {
             for (int o = 0; o < f->out_ch; o++) sum[o] = f->bias[o];
             for (int k = 0; k < a->s; k++)
                 add_tap(sum, (const float *)a->x + (((size_t)n * (size_t)a->s + (size_t)k) * picture + p) * (size_t)c, c,
-                        f->tap + (size_t)k * (size_t)c * (size_t)f->out_ch, f->out_ch);
+                        f->tap + (size_t)k * (size_t)c * (size_t)f->out_ch, f->out_ch, f->out_ch);
         }
     return SC_OK;
 }

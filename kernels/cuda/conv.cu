@@ -34,7 +34,7 @@ static bool aligned16(const void *a, const void *b, const void *c, const void *d
 static bool launch_narrow(struct sc_cuda *c, const sc_conv_args *a) {
     const sc_filter *f = a->w;
     bool done = false;
-    if (!f->narrow || c->force_mma || a->upsample || a->residual || !aligned16(a->x, NULL, NULL, NULL)) return false;
+    if (!f->narrow || a->s > 1 || c->force_mma || a->upsample || a->residual || !aligned16(a->x, NULL, NULL, NULL)) return false;
     conv_narrow_args k = {};
     k.out = a->out, k.weights = f->narrow, k.bias = f->bias, k.h = a->h, k.w = a->w_px, k.oc = f->out_ch, k.relu = a->relu;
     SC_ACT_CALL(c->base.act, done = conv_narrow_launch<T>(c, k, a->x, f->in_ch, a->n));
@@ -46,7 +46,7 @@ static bool launch_resident(struct sc_cuda *c, const sc_conv_args *a) {
     const sc_filter *f = a->w;
     const void *weights = a->upsample ? f->resident_phases : f->resident;
     bool done = false;
-    if (!weights || c->force_mma || f->out_ch != 64 || (a->residual && (a->upsample || f->sources > 1)) || !aligned16(a->x, a->past, a->residual, a->out)) return false;
+    if (!weights || c->force_mma || f->out_ch != 64 * (a->s > 1 ? a->s : 1) || (a->residual && (a->upsample || f->sources > 1)) || !aligned16(a->x, a->past, a->residual, a->out)) return false;
     resident_args k = {};
     k.weights = weights, k.bias = f->bias, k.residual = a->residual, k.out = a->out;
     k.h = a->h, k.w = a->w_px, k.groups = f->out_ch / 64, k.relu = a->relu;
@@ -59,23 +59,23 @@ static bool launch_resident(struct sc_cuda *c, const sc_conv_args *a) {
 extern "C" sc_status sc_cuda_conv(sc_device *dev, const sc_conv_args *a, sc_error *err) {
     struct sc_cuda *c = (struct sc_cuda *)dev;
     const sc_filter *f = a->w;
-    const int up = a->upsample ? 2 : 1, ch = f->in_ch / f->sources;
+    const int up = a->upsample ? 2 : 1, ch = f->in_ch / f->sources, s = a->s > 1 ? a->s : 1;
     const void *wide = a->upsample ? f->phases : f->wide;
-    assert(f->sources == 1 || a->past);
+    assert((f->sources == 1 || a->past) && (s == 1 || (f->out_ch % s == 0 && f->sources == 1 && !a->residual)));
     if (a->n < 1 || launch_narrow(c, a) || launch_resident(c, a)) return sc_launched("conv", err);
-    if (wide && !c->force_mma && aligned16(a->x, a->past, a->residual, a->out)) {
+    if (wide && (s == 1 || f->out_ch / s % 8 == 0) && !c->force_mma && aligned16(a->x, a->past, a->residual, a->out)) {
         conv_args k = {};
         k.x = a->x, k.past = a->past, k.residual = a->residual, k.out = a->out;
         k.weights = wide, k.phase_weights = f->phase_elems;
         k.h = a->h, k.w = a->w_px, k.ch = ch, k.oc = f->out_ch, k.sources = f->sources;
-        k.out_scale = up, k.phases = a->upsample ? 4 : 1, k.groups = 1, k.group_ch = f->out_ch, k.relu = a->relu;
+        k.out_scale = up, k.phases = a->upsample ? 4 : 1, k.groups = s, k.group_ch = f->out_ch / s, k.relu = a->relu;
         SC_ACT_CALL(dev->act, launch_wide<T>(k, f, a->upsample ? 4 : f->size * f->size, a->n, c->stream));
     } else {
         conv_mma_args k = {};
         k.x = a->x, k.past = a->past, k.residual = a->residual, k.out = a->out, k.weights = f->plain, k.bias = f->bias;
         k.h = a->h, k.w = a->w_px, k.oh = (a->h * up - 1) / f->stride + 1, k.ow = (a->w_px * up - 1) / f->stride + 1;
         k.ch = ch, k.in_ch = f->in_ch, k.oc = f->out_ch, k.size = f->size, k.stride = f->stride, k.up = up;
-        k.groups = 1, k.group_ch = f->out_ch, k.relu = a->relu;
+        k.groups = s, k.group_ch = f->out_ch / s, k.relu = a->relu;
         SC_ACT_CALL(dev->act, conv_mma_launch<T>(k, a->n, c->stream));
     }
     return sc_launched("conv", err);

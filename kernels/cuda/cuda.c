@@ -342,6 +342,7 @@ sc_status sc_cuda_open(sc_device **out, sc_dtype act, sc_error *err) {
     if (!(d = calloc(1, sizeof *d))) return sc_fail(err, SC_ENOMEM, "device cuda: out of memory");
     d->cuda.base.ops = &sc_cuda_ops;
     d->cuda.base.act = act;
+    d->cuda.base.conv_deals = true;
     snprintf(d->cuda.base.name, sizeof d->cuda.base.name, "%.100s", p.name);
     d->cuda.ordinal = ordinal;
     d->cuda.sm_count = p.multiProcessorCount;

@@ -105,7 +105,6 @@ static void decode_once(void *ctx) {
 }
 
 static void conv_once(void *ctx) { MUST(cuda->ops->conv(cuda, ctx, &check_err)); }
-static void grow_once(void *ctx) { MUST(cuda->ops->grow(cuda, ctx, &check_err)); }
 
 static void time_layer(const char *what, int n, int h, int w, int in, int out, int size, bool past, bool up, int s, sc_dtype act) {
     const int scale = up ? 2 : 1, ch = past ? in / 2 : in;
@@ -115,11 +114,10 @@ static void time_layer(const char *what, int n, int h, int w, int in, int out, i
     for (size_t i = 0; i < count; i++) weight[i] = normal_number() / sqrtf((float)(in * size * size));
     MUST(cuda->ops->filter_create(cuda, &f, &(sc_filter_desc){.out_ch = out, .in_ch = in, .size = size, .stride = 1, .has_past = past, .data = weight, .type = SC_F32}, &check_err));
     buffer x = input((size_t)n * (size_t)(h * w * ch), act, 1), before = input((size_t)(h * w * ch), act, 1), y = output((size_t)n * (size_t)(h * w * scale * scale * out), act);
-    sc_conv_args c = {.w = f, .x = x.dev, .past = past ? before.dev : NULL, .out = y.dev, .n = n, .h = h, .w_px = w, .relu = true, .upsample = up};
-    sc_grow_args g = {.w = f, .x = x.dev, .out = y.dev, .n = n, .h = h, .w_px = w, .s = s};
-    const double ms = s ? median_ms(grow_once, &g) : median_ms(conv_once, &c);
+    sc_conv_args c = {.w = f, .x = x.dev, .past = past ? before.dev : NULL, .out = y.dev, .n = n, .h = h, .w_px = w, .relu = true, .upsample = up, .s = s};
+    const double ms = median_ms(conv_once, &c);
     const double flop = 2.0 * n * h * w * scale * scale * out * in * (up ? 4 : (double)taps);
-    printf("| %-26s | %2d x %3d x %3d | %3d -> %3d | %.4f | %4.0f |\n", what, n, h, w, in, out, ms, flop * 1e-9 / ms);
+    printf("| %-28s | %2d x %3d x %3d | %3d -> %3d | %.4f | %4.0f |\n", what, n, h, w, in, out, ms, flop * 1e-9 / ms);
     fflush(stdout);
     cuda->ops->filter_destroy(cuda, f);
     drop(&x), drop(&before), drop(&y);
@@ -156,16 +154,13 @@ int main(int argc, char **argv) {
     time_layer("first 3x3", 3, h, w, 16, 256, 3, false, false, 0, act);
     time_layer("level 0 memory 3x3", 3, h, w, 512, 256, 3, true, false, 0, act);
     time_layer("level 0 3x3 (x 6)", 3, h, w, 256, 256, 3, false, false, 0, act);
-    time_layer("level 0 grow", 3, h, w, 256, 256, 1, false, false, 1, act);
-    time_layer("level 0 doubling 3x3", 3, h, w, 256, 128, 3, false, true, 0, act);
+    time_layer("level 0 doubling 3x3", 3, h, w, 256, 128, 3, false, true, 1, act);
     time_layer("level 1 memory 3x3", 3, 2 * h, 2 * w, 256, 128, 3, true, false, 0, act);
     time_layer("level 1 3x3 (x 6)", 3, 2 * h, 2 * w, 128, 128, 3, false, false, 0, act);
-    time_layer("level 1 grow", 3, 2 * h, 2 * w, 128, 256, 1, false, false, 2, act);
-    time_layer("level 1 doubling 3x3", 6, 2 * h, 2 * w, 128, 64, 3, false, true, 0, act);
+    time_layer("level 1 doubling to 2 frames", 3, 2 * h, 2 * w, 128, 128, 3, false, true, 2, act);
     time_layer("level 2 memory 3x3 (x 3)", 6, 4 * h, 4 * w, 128, 64, 3, true, false, 0, act);
     time_layer("level 2 3x3 (x 6)", 6, 4 * h, 4 * w, 64, 64, 3, false, false, 0, act);
-    time_layer("level 2 grow", 6, 4 * h, 4 * w, 64, 128, 1, false, false, 2, act);
-    time_layer("level 2 doubling 3x3", 12, 4 * h, 4 * w, 64, 64, 3, false, true, 0, act);
+    time_layer("level 2 doubling to 2 frames", 6, 4 * h, 4 * w, 64, 128, 3, false, true, 2, act);
     time_layer("last 3x3", 12, 8 * h, 8 * w, 64, 3, 3, false, false, 0, act);
     sc_tae_state_free(d.tae, &d.state);
     sc_tae_close(d.tae);
