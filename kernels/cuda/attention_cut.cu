@@ -2,6 +2,7 @@
  * put together. attention.cuh has the words. */
 #include "kernels/cuda/attention.cuh"
 #include "kernels/cuda/hopper.cuh"
+#include "kernels/cuda/launch.cuh"
 
 #include <assert.h>
 
@@ -14,6 +15,7 @@ enum { GROUP = SC_ATT_GROUP, PLAN_THREADS = 256 };
 __global__ static void __launch_bounds__(PLAN_THREADS) attention_plan_kernel(const __grid_constant__ sc_att_params p) {
     extern __shared__ unsigned char bits[];
     __shared__ int warp_count[PLAN_THREADS / 32];
+    sc::stream_order();
     const int item = blockIdx.x, s = item / (p.heads * p.groups), head = item / p.groups % p.heads, group = item % p.groups, tid = threadIdx.x;
     const sc_att_seq &seq = p.seq[s];
     const int members = min(GROUP, p.blocks - group * GROUP), end = seq.window_base + seq.window, columns = seq.persistent + seq.window;
@@ -51,7 +53,7 @@ void sc_cuda_attention_plan(struct sc_cuda *dev, const sc_att_params *p) {
         slots = slots > end ? slots : end;
     }
     assert(slots <= SC_ATT_SLOTS_MAX);
-    attention_plan_kernel<<<p->items, PLAN_THREADS, (size_t)slots, dev->stream>>>(*p);
+    sc::launch(dev, attention_plan_kernel, dim3((unsigned)p->items), PLAN_THREADS, (size_t)slots, 0, *p);
 }
 
 /* ---- the cut ------------------------------------------------------------------------------------------------------------ */
@@ -81,6 +83,7 @@ void sc_cuda_attention_cut(sc_att_params *p, int sm_count) {
 
 /* One CTA per (item of the tail, query block), 4 threads a row: out = sum of O 2^(m - top) / sum of l 2^(m - top). */
 template <typename T> __global__ static void __launch_bounds__(256) attention_join_kernel(const __grid_constant__ sc_att_params p) {
+    sc::stream_order();
     const int item = p.tail_first + blockIdx.x, member = blockIdx.y, per_seq = p.heads * p.groups;
     const int s = item / per_seq, head = item % per_seq / p.groups, block = item % p.groups * GROUP + member;
     if (block >= p.blocks) return;
@@ -116,5 +119,5 @@ template <typename T> __global__ static void __launch_bounds__(256) attention_jo
 void sc_cuda_attention_join(struct sc_cuda *dev, const sc_att_params *p) {
     if (p->items == p->tail_first) return;
     const dim3 grid(p->items - p->tail_first, GROUP);
-    SC_ACT_CALL(dev->base.act, (attention_join_kernel<T><<<grid, 256, 0, dev->stream>>>(*p)));
+    SC_ACT_CALL(dev->base.act, sc::launch(dev, attention_join_kernel<T>, grid, 256, 0, 0, *p));
 }

@@ -1,26 +1,28 @@
 /* attention_hopper.cu - persistent-block sparse attention on wgmma and bulk tensor copies (heads of 128 channels).
  *
- * Grid: one CTA per SM, each with GROUP + 1 warpgroups. Warpgroup 0 brings pages, each other one owns a query block of the item at
- * hand (attention.cuh says what an item is and how items fall to CTAs): 64 rows of q as the A operand of the first product, 64 x 128
- * of O in registers as the accumulator of the second.
+ * Grid: one CTA per SM, each with GROUP + 1 warpgroups. Warpgroup 0 is a producer, a warp that brings pages, and GROUP scouts, a warp for
+ * each of the other warpgroups; each of these owns a query block of the item at hand (attention.cuh says what an item is and how items fall
+ * to CTAs): 64 rows of q as the A operand of the first product, 64 x 128 of O in registers as the accumulator of the second.
  *
  * Pages. An item's blocks share all of P, and neighbouring blocks keep many of the same pages of L. The plan (attention_cut.cu) lists
- * each page that any of them keeps once, with a bit for each block; a page is brought once and passed over by the warpgroups whose
- * bit is not set.
+ * each page that any of them keeps once, with a bit for each block; a page is brought once.
  *
- * Shared memory: a ring of STAGES pairs of tiles, a page of K and a page of V, 16 KiB each, swizzled by 128 bytes. K and V have
- * barriers of their own, so that a K tile goes back as soon as its product is done. Rows past the pool's page_rows are never
- * written by a copy; they are zeroed once, because 0 * NaN would reach O. Every warpgroup waits for every stage in order, also for
- * those that it passes over, so a parity never lags by two phases.
+ * Shared memory: a ring of STAGES pairs of tiles, a page of K and a page of V, 16 KiB each, swizzled by 128 bytes. K and V go back
+ * separately, K as soon as its product is done. Rows past the pool's page_rows are never written by a copy; they are zeroed once, because
+ * 0 * NaN would reach O.
+ *
+ * Scouts. To wait for a barrier and to look at what has come costs a warpgroup some 200 cycles even when all is there, and it is the chain of
+ * one warpgroup's latencies that bounds this kernel. So its scout waits for every stage, in order (a parity never lags by two phases), gives
+ * back the pages that the block does not keep, and tells the rest through a queue of 64-bit entries: one load that is issued a page ahead.
  *
  * A warpgroup issues page n + 1's S = q K^T and page n's O += P V together; the warpgroups run unsynchronised, so that one's softmax
  * meets the others' products:
- *     wait K(n+1), V(n) -> issue S, O += P V -> S done: give K back, look ahead at n + 2 -> maximum -> O done: give V back
+ *     entry n + 1 -> issue S, O += P V -> load entry n + 2 -> S done: give K back -> maximum -> O done: give V back
  *     -> scale O if the maximum rose -> exponentials -> P(n+1) to registers
- * V of page n is held until page n + 1 is found; a warpgroup that passes over more than PATIENCE pages does O += P V at once, or the
- * ring would fill up behind it. 160 registers a thread hold S (32), P (16), O (64) and the half of q that turns with age (16); the
- * other half of q, 64 channels that no age turns, is read from shared memory by the product itself. What a warpgroup knows of its
- * piece lies in shared memory for the same reason.
+ * V of page n is held until entry n + 1 is there. When more than PATIENCE pages lie between, the scout says FLUSH: the warpgroup then does
+ * O += P V at once, or the ring would fill up behind it. 160 registers a thread hold S (32), P (16), O (64) and the half of q that turns with
+ * age (16); the other half of q, 64 channels that no age turns, is read from shared memory by the product itself. What a warpgroup knows of
+ * its piece lies in shared memory for the same reason.
  *
  * Position: q is kept turned by the age of the current page. Channel pair (2i, 2i+1) of a row is one register of one thread, so a
  * change of age reloads up to 3 of 4 k-steps from global memory and turns them in place; plans are in order of age, so
@@ -33,12 +35,13 @@
  * blocks. */
 #include "kernels/cuda/attention.cuh"
 #include "kernels/cuda/hopper.cuh"
+#include "kernels/cuda/launch.cuh"
 
 #include <assert.h>
 
 using namespace hopper;
 
-enum { GROUP = SC_ATT_GROUP, STAGES = 6, PATIENCE = 2, HALF = 8192, TILE = 2 * HALF, THREADS = 128 * (GROUP + 1) };
+enum { GROUP = SC_ATT_GROUP, STAGES = 6, PATIENCE = 2, QUEUE = 16, HALF = 8192, TILE = 2 * HALF, THREADS = 128 * (GROUP + 1) };
 static_assert(2 * SC_ATT_TURNING_PAIRS == 64, "the half of q in registers is the one that turns");
 
 /* A run [begin, end) of an item's plan. slot: where its sums go, -1 = it is the whole item. */
@@ -46,7 +49,7 @@ struct piece {
     int item, seq, head, group, begin, end, slot;
 };
 
-/* The pieces of this CTA, one after another. Producer and consumers each walk their own copy. */
+/* The pieces of this CTA, one after another. Producer, scouts and consumers each walk their own copy. */
 struct walk {
     int wave;
     int64_t at, end;
@@ -87,10 +90,22 @@ struct work_item {
 
 static_assert(PATIENCE <= STAGES - 2, "a stage held, the ones passed over and the one waited for are all in the ring");
 
+/* What a scout tells its warpgroup; 64 bits, read at once. */
+enum { FLUSH = 14, END = 15 }; /* in place of a stage: finish O, no page comes soon; the piece ends */
+struct entry {
+    uint32_t what, age; /* what: 16 bits of the entry's number, from 1 | 12 bits: the page's length | 4 bits: its stage */
+    __device__ int place() const { return what & 15; }
+    __device__ int length() const { return what >> 4 & 127; }
+};
+static_assert(QUEUE >= 2 * STAGES + 2, "a page and a FLUSH for each stage and two ENDs: no entry is overwritten before all warps have read it");
+
 struct ring {
     unsigned char k[STAGES][TILE], v[STAGES][TILE]; /* [halves of 64 channels][64 rows][128 bytes] */
     unsigned char q[GROUP][HALF];                   /* channels 64 .. 127 of each warpgroup's block */
     uint64_t k_full[STAGES], v_full[STAGES], k_empty[STAGES], v_empty[STAGES];
+    uint64_t queue[GROUP][QUEUE];                    /* entries of each scout for its warpgroup */
+    volatile int ended[GROUP];                       /* pieces whose END each warpgroup has read */
+    work_item scouted[GROUP];
     work_item work[GROUP]; /* of each warpgroup: shared memory holds it so that the products have the registers */
     int2 note[STAGES]; /* age; rows << 3 | bits of the blocks that keep the page */
 };
@@ -101,11 +116,11 @@ enum { SMEM_BYTES = sizeof(ring) + 1024 };
 /* Entry i of a piece's plan: page, age, rows << 3 | bits. */
 static __device__ __forceinline__ int3 planned_page(const sc_att_params &p, const piece &w, int i) {
     const sc_att_seq &seq = p.seq[w.seq];
-    const int entry = __ldg(p.plan + (size_t)w.item * p.plan_stride + w.begin + i);
-    const int4 slot = __ldg((const int4 *)(seq.slots + (size_t)w.head * seq.slot_stride + (entry >> SC_ATT_GROUP))); /* page, block, chunk */
+    const int planned = __ldg(p.plan + (size_t)w.item * p.plan_stride + w.begin + i);
+    const int4 slot = __ldg((const int4 *)(seq.slots + (size_t)w.head * seq.slot_stride + (planned >> SC_ATT_GROUP))); /* page, block, chunk */
     const int64_t chunk = (int64_t)(uint32_t)slot.z | (int64_t)slot.w << 32;
     const int rows = __ldg(p.start + slot.y + 1) - __ldg(p.start + slot.y);
-    return make_int3(slot.x, slot_age(p.age, seq.chunk_now, chunk), rows << SC_ATT_GROUP | (entry & ((1 << SC_ATT_GROUP) - 1)));
+    return make_int3(slot.x, slot_age(p.age, seq.chunk_now, chunk), rows << SC_ATT_GROUP | (planned & ((1 << SC_ATT_GROUP) - 1)));
 }
 
 static __device__ void produce(const sc_att_params &p, ring &r, const CUtensorMap *k_map, const CUtensorMap *v_map) {
@@ -140,6 +155,42 @@ static __device__ void produce(const sc_att_params &p, ring &r, const CUtensorMa
                 if (++s == STAGES) s = 0, parity ^= 1;
             }
         }
+    }
+}
+
+/* ---- scouts: a warp for each consumer ------------------------------------------------------------------------------------ */
+
+/* Entry number `count` of a warpgroup's queue, counted on. */
+static __device__ __forceinline__ void tell(ring &r, int member, uint32_t &count, uint32_t what, uint32_t age) {
+    uint64_t &at = r.queue[member][count % QUEUE];
+    store_release(smem_u32(&at), (uint64_t)(++count << 16 | what) << 32 | age);
+}
+
+/* One lane: waits for every stage of every piece and tells its warpgroup of those it keeps. */
+static __device__ void scout(const sc_att_params &p, ring &r, int member) {
+    work_item &own = r.scouted[member];
+    uint32_t count = 0;
+    int s = 0, parity = 0, pieces = 0;
+    own.where = walk(p);
+    while (own.where.next(p, &own.of)) {
+        int passed = PATIENCE + 1; /* stages since the last page; more than PATIENCE: the warpgroup holds none */
+        for (int left = own.of.end - own.of.begin; left > 0; left--) {
+            barrier_wait(smem_u32(&r.k_full[s]), parity);
+            barrier_wait(smem_u32(&r.v_full[s]), parity);
+            const int2 note = r.note[s];
+            if (note.y >> member & 1) {
+                tell(r, member, count, (note.y >> SC_ATT_GROUP) << 4 | s, note.x);
+                passed = 0;
+            } else {
+                barrier_arrive(smem_u32(&r.k_empty[s]), 4);
+                barrier_arrive(smem_u32(&r.v_empty[s]), 4);
+                if (++passed == PATIENCE + 1) tell(r, member, count, FLUSH, 0);
+            }
+            if (++s == STAGES) s = 0, parity ^= 1;
+        }
+        while (r.ended[member] < pieces) {} /* the END before is read */
+        pieces++;
+        tell(r, member, count, END, 0);
     }
 }
 
@@ -248,38 +299,25 @@ template <typename T> static __device__ __forceinline__ void pack_p(uint32_t (&p
     }
 }
 
-/* Where a consumer stands in the ring. */
-struct cursor {
-    int stage, parity;
-    __device__ void step() { if (++stage == STAGES) stage = 0, parity ^= 1; }
-};
-
 /* One lane of each warp gives a tile back. */
 static __device__ __forceinline__ void give_back(uint64_t &empty) {
     if ((threadIdx.x & 31) == 0) barrier_arrive(smem_u32(&empty), 1);
 }
 
-/* Gives back the stages that this warpgroup passes over, `patience` at most. False: the piece or patience ends first; on true the
- * cursor stands on a page of ours whose K is there. `left`: stages of the piece that have not been looked at. */
-static __device__ __forceinline__ bool next_page(ring &r, cursor &at, int &left, int patience, int bit, int2 &note) {
-    for (; left > 0 && patience >= 0; patience--) {
-        barrier_wait(smem_u32(&r.k_full[at.stage]), at.parity);
-        left--;
-        note = r.note[at.stage];
-        if (note.y & bit) return true;
-        barrier_wait(smem_u32(&r.v_full[at.stage]), at.parity); /* else the arrival might count for V's phase before */
-        __syncwarp(); /* all lanes have read the note */
-        give_back(r.k_empty[at.stage]);
-        give_back(r.v_empty[at.stage]);
-        at.step();
-    }
-    return false;
+/* What the queue has in place of entry `turn`: that entry or an older one. */
+static __device__ __forceinline__ entry look(ring &r, int member, uint32_t turn) {
+    const uint64_t e = load_acquire(smem_u32(&r.queue[member][turn % QUEUE]));
+    return {(uint32_t)(e >> 32), (uint32_t)e};
+}
+/* Makes e, which look() brought, entry `turn`. */
+static __device__ __forceinline__ void await(ring &r, int member, uint32_t turn, entry &e) {
+    while (e.what >> 16 != (turn + 1 & 0xffff)) e = look(r, member, turn);
+    e.age = __shfl_sync(~0u, e.age, 0); /* the same in all lanes: branches and descriptors in uniform registers */
+    e.what = __shfl_sync(~0u, e.what, 0);
 }
 
 /* S = q K^T of the stage, issued. */
 template <typename T> static __device__ __forceinline__ void issue_scores(float (&s)[32], const uint32_t (&q)[4][4], ring &r, int member, int stage) {
-    stage = __shfl_sync(~0u, stage, 0); /* the same in all lanes: descriptors in uniform registers */
-    member = __shfl_sync(~0u, member, 0);
     const uint64_t k = tile_desc(smem_u32(r.k[stage]), 16), q_half = tile_desc(smem_u32(r.q[member]), 16);
     wgmma_fence();
 #pragma unroll
@@ -291,7 +329,6 @@ template <typename T> static __device__ __forceinline__ void issue_scores(float 
 
 /* O += P V of the stage, issued. */
 template <typename T> static __device__ __forceinline__ void issue_output(float (&o)[64], const uint32_t (&pr)[4][4], ring &r, int stage) {
-    stage = __shfl_sync(~0u, stage, 0);
     const uint64_t v = tile_desc(smem_u32(r.v[stage]), HALF);
     wgmma_fence();
 #pragma unroll
@@ -344,68 +381,70 @@ template <typename T> static __device__ __forceinline__ void store_output(const 
 }
 
 template <typename T> static __device__ void consume(const sc_att_params &p, ring &r, int member) {
-    const int bit = 1 << member;
     const float scale = p.scale_log2;
-    cursor at = {0, 0};
+    uint32_t turn = 0;
+    member = __shfl_sync(~0u, member, 0);
     if ((threadIdx.x & 127) == 0) r.work[member].where = walk(p);
     while (next_work<T>(p, r, member)) {
         uint32_t q[4][4], pr[4][4];
         float s[32], o[64];
         softmax_rows sums = {-INFINITY, -INFINITY, 0, 0};
-        int age = 0, left = r.work[member].of.end - r.work[member].of.begin;
-        int2 note;
+        uint32_t age = 0;
         load_q<T>(q, r.work[member], p.age, 0, true);
         store_q_half(r.q[member], (const T *)r.work[member].q, r.work[member].rows);
         warpgroup_sync(1 + member);
 #pragma unroll
         for (int i = 0; i < 64; i++) o[i] = 0;
 
-        while (next_page(r, at, left, left, bit, note)) {
+        entry e = look(r, member, turn);
+        for (;;) {
             float2 c;
-            if (note.x != age) load_q<T>(q, r.work[member], p.age, age = note.x, false);
-            issue_scores<T>(s, q, r, member, at.stage);
+            await(r, member, turn, e);
+            turn++;
+            if (e.place() == END) break;
+            if (e.place() == FLUSH) { /* of the last run of pages, which is done */
+                e = look(r, member, turn);
+                continue;
+            }
+            if (e.age != age) load_q<T>(q, r.work[member], p.age, age = e.age, false);
+            issue_scores<T>(s, q, r, member, e.place());
             wgmma_wait<0>();
             registers_ready(s);
-            give_back(r.k_empty[at.stage]);
-            mask_columns(s, note.y >> SC_ATT_GROUP);
+            give_back(r.k_empty[e.place()]);
+            mask_columns(s, e.length());
             if (raise_maxima(s, sums, scale, c)) scale_rows(o, c);
             exponentials(s, sums, scale);
             pack_p<T>(pr, s);
-            cursor before = at;
-            at.step();
-            bool there = left > 0 && barrier_test(smem_u32(&r.k_full[at.stage]), at.parity);
-            note = r.note[at.stage];
+            int before = e.place();
+            e = look(r, member, turn);
             for (;;) {
-                if (there && (note.y & bit)) left--;
-                else if (!next_page(r, at, left, PATIENCE, bit, note)) break;
-                if (note.x != age) load_q<T>(q, r.work[member], p.age, age = note.x, false);
-                barrier_wait(smem_u32(&r.v_full[before.stage]), before.parity);
-                issue_scores<T>(s, q, r, member, at.stage);
-                issue_output<T>(o, pr, r, before.stage);
-                const int length = note.y >> SC_ATT_GROUP;
-                const cursor now = at;
-                at.step();
+                await(r, member, turn, e);
+                if (e.place() >= FLUSH) break;
+                turn++;
+                if (e.age != age) load_q<T>(q, r.work[member], p.age, age = e.age, false);
+                issue_scores<T>(s, q, r, member, e.place());
+                issue_output<T>(o, pr, r, before);
+                const entry now = e;
+                e = look(r, member, turn);
                 wgmma_wait<1>();
                 registers_ready(s);
-                give_back(r.k_empty[now.stage]);
-                there = left > 0 && barrier_test(smem_u32(&r.k_full[at.stage]), at.parity); /* a look ahead, its answer is wanted after the softmax */
-                note = r.note[at.stage];
-                mask_columns(s, length);
+                give_back(r.k_empty[now.place()]);
+                mask_columns(s, now.length());
                 const bool rose = raise_maxima(s, sums, scale, c);
                 wgmma_wait<0>();
                 registers_ready(o);
-                give_back(r.v_empty[before.stage]);
+                give_back(r.v_empty[before]);
                 if (rose) scale_rows(o, c);
                 exponentials(s, sums, scale);
                 pack_p<T>(pr, s);
-                before = now;
+                before = now.place();
             }
-            barrier_wait(smem_u32(&r.v_full[before.stage]), before.parity);
-            issue_output<T>(o, pr, r, before.stage);
+            issue_output<T>(o, pr, r, before);
             wgmma_wait<0>();
             registers_ready(o);
-            give_back(r.v_empty[before.stage]);
+            give_back(r.v_empty[before]);
         }
+        if ((threadIdx.x & 127) == 0) r.ended[member]++;
         store_output<T>(p, r.work[member], member, o, sums);
     }
 }
@@ -426,6 +465,8 @@ attention_kernel(const __grid_constant__ sc_att_params p, const __grid_constant_
         }
         barrier_init_fence();
     }
+    if (threadIdx.x < GROUP * QUEUE) r.queue[threadIdx.x / QUEUE][threadIdx.x % QUEUE] = 0;
+    if (threadIdx.x < GROUP) r.ended[threadIdx.x] = 0;
     if (p.page_rows < SC_ATT_ROWS) {
         const int per_half = (SC_ATT_ROWS - p.page_rows) * 8; /* pieces of 16 bytes */
         for (int i = threadIdx.x; i < 4 * STAGES * per_half; i += THREADS) {
@@ -435,9 +476,12 @@ attention_kernel(const __grid_constant__ sc_att_params p, const __grid_constant_
         proxy_fence();
     }
     __syncthreads();
+    sc::stream_order();
     if (threadIdx.x < 128) {
         registers_shrink<32>();
-        if (threadIdx.x < 32) produce(p, r, &k_map, &v_map);
+        const int warp = threadIdx.x >> 5;
+        if (warp == 0) produce(p, r, &k_map, &v_map);
+        else if ((threadIdx.x & 31) == 0 && warp <= GROUP) scout(p, r, warp - 1);
     } else {
         registers_grow<160>();
         consume<T>(p, r, (threadIdx.x >> 7) - 1);
@@ -476,7 +520,7 @@ template <typename T> static sc_status launch(struct sc_cuda *dev, const sc_att_
         raised = true;
     }
     sc_cuda_attention_plan(dev, &p);
-    attention_kernel<T><<<p.waves ? p.ctas : p.tail_ctas, THREADS, SMEM_BYTES, dev->stream>>>(p, k_map, v_map);
+    sc::launch(dev, attention_kernel<T>, dim3(p.waves ? p.ctas : p.tail_ctas), THREADS, SMEM_BYTES, 0, p, k_map, v_map);
     sc_cuda_attention_join(dev, &p);
     return sc_cuda_launched("attention", err);
 }

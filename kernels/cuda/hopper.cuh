@@ -33,13 +33,14 @@ __device__ __forceinline__ void barrier_wait(uint32_t bar, uint32_t parity) {
                  "done:\n}" ::"r"(bar), "r"(parity) : "memory");
 }
 
-/* Whether the phase is complete, without waiting. */
-__device__ __forceinline__ bool barrier_test(uint32_t bar, uint32_t parity) {
-    uint32_t done;
-    asm volatile("{\n.reg .pred p;\n"
-                 "mbarrier.test_wait.parity.shared::cta.b64 p, [%1], %2;\n"
-                 "selp.u32 %0, 1, 0, p;\n}" : "=r"(done) : "r"(bar), "r"(parity) : "memory");
-    return done;
+/* 64 bits of shared memory, written by one thread of the CTA, read by others: what the writer had seen, they see. */
+__device__ __forceinline__ void store_release(uint32_t at, uint64_t v) {
+    asm volatile("st.release.cta.shared::cta.b64 [%0], %1;" ::"r"(at), "l"(v) : "memory");
+}
+__device__ __forceinline__ uint64_t load_acquire(uint32_t at) {
+    uint64_t v;
+    asm volatile("ld.acquire.cta.shared::cta.b64 %0, [%1];" : "=l"(v) : "r"(at) : "memory");
+    return v;
 }
 
 /* Box of the map at column x, row y to shared memory; `bar` counts its bytes. */
