@@ -83,16 +83,21 @@ cleanup:
     return rc;
 }
 
-/* What loading left behind: staging memory, and pages of the files that lie on the device now. */
-static void end_loading(sc_engine *e) {
+/* What loading left behind: staging memory, and pages of the files that lie on the device now. Then each part to its queue. */
+static sc_status end_loading(sc_engine *e, sc_error *err) {
+    const sc_status rc = e->dev->ops->sync(e->dev, err);
+    if (rc) return rc;
     if (e->dev->ops->loaded) e->dev->ops->loaded(e->dev);
     if (e->text_dev != e->dev && e->text_dev->ops->loaded) e->text_dev->ops->loaded(e->text_dev);
-    sc_decoder_move(e->decoder, e->decode_dev);
     if (!e->text_dev->in_place) sc_tensors_drop(e->text_tensors);
     if (!e->dev->in_place) sc_tensors_drop(e->dit_tensors);
     sc_tensors_drop(e->decoder_tensors);
     e->progress.what = "ready";
     end_part(e, e->progress.all);
+    sc_decoder_move(e->decoder, e->decode_dev);
+    e->dit->prompt_dev = e->prompt_dev;
+    if (e->text_dev == e->dev) sc_t5_move(e->t5, e->prompt_dev);
+    return SC_OK;
 }
 
 static sc_status load_parts(sc_engine *e, const char *dir, sc_error *err) {
@@ -250,13 +255,17 @@ sc_status sc_engine_open(sc_engine **out, const sc_engine_options *o, sc_error *
         e->text_dev = NULL;
         TRY(sc_device_open(&e->text_dev, o->text_device, o->threads, act, err));
     }
-    e->decode_dev = e->dev;
-    if (e->dev->ops->beside) TRY(e->dev->ops->beside(e->dev, &e->decode_dev, err));
+    e->decode_dev = e->prompt_dev = e->dev;
+    for (int i = 0; i < 2 && e->dev->ops->beside; i++) {
+        sc_device *queue;
+        TRY(e->dev->ops->beside(e->dev, &queue, err));
+        *(i ? &e->prompt_dev : &e->decode_dev) = queue;
+    }
     TRY(load_parts(e, o->model_dir, err));
     TRY(plan_memory(e, o->model_dir, err));
     TRY(plan_steps(e, err));
     describe(e);
-    end_loading(e);
+    TRY(end_loading(e, err));
     if (e->dev->ops->beside) TRY(warm(e, err));
     sc_log(SC_LOG_INFO, "engine", "model=%s device=\"%s\" text_device=\"%s\" parameters=%ld session_mb=%.1f sessions=%d", e->info.name, e->info.device, e->text_dev->name,
            e->info.parameters, (double)e->info.session_bytes / 1e6, e->max_sessions);
@@ -281,6 +290,7 @@ void sc_engine_close(sc_engine *e) {
         for (size_t i = 0; i < sizeof p / sizeof *p; i++) ops->release(e->dev, p[i]);
         if (e->text_dev != e->dev) sc_device_close(e->text_dev);
         if (e->decode_dev != e->dev) sc_device_close(e->decode_dev);
+        if (e->prompt_dev != e->dev) sc_device_close(e->prompt_dev);
         sc_device_close(e->dev);
     }
     sc_tokenizer_close(e->tokenizer);

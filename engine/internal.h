@@ -25,7 +25,7 @@ struct sc_prompt {
 
 struct sc_engine {
     sc_device *dev, *text_dev;  /* text_dev is dev unless the text encoder was given another */
-    sc_device *decode_dev;      /* a queue beside dev, or dev where there is none */
+    sc_device *decode_dev, *prompt_dev; /* queues beside dev, or dev where there are none */
     sc_config cfg;
     sc_tensors *dit_tensors, *text_tensors, *decoder_tensors;
     sc_tokenizer *tokenizer;

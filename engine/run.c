@@ -124,6 +124,42 @@ static sc_status run_denoise(sc_engine *e, sc_session *const *ss, int n, sc_erro
     return SC_OK;
 }
 
+/* Before the pass what can be done twice, after it what cannot fail: a clean pass that failed can be made again. */
+static sc_status run_clean(sc_engine *e, sc_session *const *ss, int n, sc_error *err) {
+    sc_pass_args a = {0};
+    int step[SC_MAX_BATCH];
+    sc_status rc;
+
+    for (int i = 0; i < n; i++) {
+        step[i] = e->cfg.step_count;
+        a.update[i] = sc_kv_must_update(&ss[i]->memory);
+        if (e->past_chunks && (rc = e->dev->ops->copy(e->dev, sc_session_past(ss[i], ss[i]->past_count), ss[i]->x, e->latent_count * 4, err))) return rc;
+        if (a.update[i] && (rc = sc_kv_save(&ss[i]->memory, err))) return rc;
+    }
+    if ((rc = prepare(e, ss, n, step, &a, err))) return rc;
+    if ((rc = sc_engine_pass(e, &a, err))) {
+        for (int i = 0; i < n && rc != SC_ELOST; i++) {
+            sc_error why = {0};
+            if (!a.update[i] || !sc_kv_restore(&ss[i]->memory, &why)) continue;
+            if (why.status == SC_ELOST) return sc_fail(err, SC_ELOST, "%s", why.text);
+            mark_failed(ss[i], &why); /* nobody knows what its memory holds */
+        }
+        return rc;
+    }
+    for (int i = 0; i < n; i++) {
+        sc_session *s = ss[i];
+        if (e->past_chunks) {
+            s->past_at = (s->past_at + 1) % e->past_chunks;
+            if (s->past_count < e->past_chunks) s->past_count++;
+        }
+        sc_kv_end(&s->memory);
+        s->chunk++;
+        s->phase = 0;
+        s->begun = false;
+    }
+    return SC_OK;
+}
+
 /* ---- decoding ----------------------------------------------------------------------------------------------------------- */
 
 static const sc_error not_finite = {SC_EINVAL, "the model's output is not finite"};
@@ -215,42 +251,6 @@ sc_status sc_session_frames(sc_session *s, sc_frames *out, sc_error *err) {
 }
 
 /* ---- batches ------------------------------------------------------------------------------------------------------------ */
-
-/* Before the pass what can be done twice, after it what cannot fail: a clean pass that failed can be made again. */
-static sc_status run_clean(sc_engine *e, sc_session *const *ss, int n, sc_error *err) {
-    sc_pass_args a = {0};
-    int step[SC_MAX_BATCH];
-    sc_status rc;
-
-    for (int i = 0; i < n; i++) {
-        step[i] = e->cfg.step_count;
-        a.update[i] = sc_kv_must_update(&ss[i]->memory);
-        if (e->past_chunks && (rc = e->dev->ops->copy(e->dev, sc_session_past(ss[i], ss[i]->past_count), ss[i]->x, e->latent_count * 4, err))) return rc;
-        if (a.update[i] && (rc = sc_kv_save(&ss[i]->memory, err))) return rc;
-    }
-    if ((rc = prepare(e, ss, n, step, &a, err))) return rc;
-    if ((rc = sc_engine_pass(e, &a, err))) {
-        for (int i = 0; i < n && rc != SC_ELOST; i++) {
-            sc_error why = {0};
-            if (!a.update[i] || !sc_kv_restore(&ss[i]->memory, &why)) continue;
-            if (why.status == SC_ELOST) return sc_fail(err, SC_ELOST, "%s", why.text);
-            mark_failed(ss[i], &why); /* nobody knows what its memory holds */
-        }
-        return rc;
-    }
-    for (int i = 0; i < n; i++) {
-        sc_session *s = ss[i];
-        if (e->past_chunks) {
-            s->past_at = (s->past_at + 1) % e->past_chunks;
-            if (s->past_count < e->past_chunks) s->past_count++;
-        }
-        sc_kv_end(&s->memory);
-        s->chunk++;
-        s->phase = 0;
-        s->begun = false;
-    }
-    return SC_OK;
-}
 
 /* run_denoise or run_clean, and a mark of each session before and behind it. */
 static sc_status clocked(sc_engine *e, sc_pass_kind kind, sc_session *const *ss, int n, sc_error *err) {

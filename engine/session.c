@@ -71,7 +71,9 @@ void sc_session_destroy(sc_session *s) {
     if (!s) return;
     sc_engine *e = s->engine;
     void *p[] = {s->x, s->flow, s->past, s->pixels, s->finite};
+    sc_error ignored;
     e->taken[s->place] = false;
+    if (s->decoded) e->dev->ops->wait(e->decode_dev, s->decoded, &ignored); /* nothing on the other queue uses what goes now */
     for (size_t i = 0; i < sizeof p / sizeof *p; i++) e->dev->ops->release(e->dev, p[i]);
     sc_kv_free(&s->memory);
     sc_decoder_state_destroy(e->decoder, s->decoder);

@@ -139,6 +139,8 @@ void sc_t5_close(sc_t5 *t) {
     free(t);
 }
 
+void sc_t5_move(sc_t5 *t, sc_device *dev) { t->dev = dev; }
+
 size_t sc_t5_dim(const sc_t5 *t) { return (size_t)t->shape.dim; }
 
 int sc_t5_bucket(int r, int buckets, int max_dist) {

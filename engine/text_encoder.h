@@ -14,6 +14,7 @@ typedef struct sc_t5 sc_t5;
 /* Tensors PREFIX + Wan name (token_embedding.weight, blocks.N.attn.q.weight, ...). */
 sc_status sc_t5_load(sc_t5 **out, sc_device *dev, const sc_tensors *set, const char *prefix, const sc_t5_shape *shape, sc_error *err);
 void sc_t5_close(sc_t5 *t);
+void sc_t5_move(sc_t5 *t, sc_device *dev); /* to another queue of its device; its calls before have finished */
 size_t sc_t5_dim(const sc_t5 *t);
 
 /* Called after each layer with the residual stream, f32 host [n][dim], when not NULL. */

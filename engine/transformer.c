@@ -65,7 +65,7 @@ sc_status sc_dit_load(sc_dit **out, sc_device *dev, const sc_tensors *set, const
 
     *out = NULL;
     if (!d || !(d->layer = calloc((size_t)shape->layers, sizeof *d->layer))) { rc = sc_fail(err, SC_ENOMEM, "transformer: out of memory"); goto cleanup; }
-    d->dev = dev;
+    d->dev = d->prompt_dev = dev;
     d->shape = *shape;
     TRY(sc_load_matrix(dev, set, prefix, (name = "patch_embedding", &name), 1, dim, shape->in_ch * patch, true, &d->patch, err));
     TRY(sc_load_matrix(dev, set, prefix, (name = "text_embedding.0", &name), 1, dim, shape->text_dim, true, &d->text0, err));
@@ -160,7 +160,7 @@ sc_status sc_dit_modulation(const sc_dit *d, double timestep, float *out, float 
 
 /* Embedded prompt rows on the device, f32 and act: out_f32, out_act [rows][dim]; rows >= n, the rest from zero vectors. */
 static sc_status embed_text(const sc_dit *d, const float *emb, int n, int rows, float **out_f32, void **out_act, sc_error *err) {
-    sc_device *dev = d->dev;
+    sc_device *dev = d->prompt_dev;
     const sc_ops *ops = dev->ops;
     const size_t dim = (size_t)d->shape.dim, td = (size_t)d->shape.text_dim;
     float *in = NULL;
@@ -197,14 +197,14 @@ sc_status sc_dit_text(const sc_dit *d, const float *emb, int n, int rows, float 
     void *act;
     sc_status rc = embed_text(d, emb, n, rows, &f32, &act, err);
     if (rc) return rc;
-    rc = d->dev->ops->download(d->dev, out, f32, (size_t)rows * (size_t)d->shape.dim * 4, err);
-    d->dev->ops->release(d->dev, f32);
-    d->dev->ops->release(d->dev, act);
+    rc = d->prompt_dev->ops->download(d->prompt_dev, out, f32, (size_t)rows * (size_t)d->shape.dim * 4, err);
+    d->prompt_dev->ops->release(d->prompt_dev, f32);
+    d->prompt_dev->ops->release(d->prompt_dev, act);
     return rc;
 }
 
 sc_status sc_cross_create(const sc_dit *d, const float *emb, int n, bool collapse, sc_cross *out, sc_error *err) {
-    sc_device *dev = d->dev;
+    sc_device *dev = d->prompt_dev;
     const sc_ops *ops = dev->ops;
     const int dim = d->shape.dim, text_len = d->shape.text_len;
     const int rows = collapse && n < text_len ? n + 1 : text_len;
@@ -231,6 +231,7 @@ cleanup:
     ops->release(dev, f32);
     ops->release(dev, ctx);
     ops->release(dev, key);
+    if (!rc && dev != d->dev) rc = ops->sync(dev, err);
     if (rc) sc_cross_free(d, out);
     return rc;
 }

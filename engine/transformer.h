@@ -19,7 +19,7 @@ typedef struct {
 } sc_dit_layer;
 
 typedef struct {
-    sc_device *dev;
+    sc_device *dev, *prompt_dev; /* prompt_dev: where prompts become keys and values: another queue of dev, or dev */
     sc_dit_shape shape;
     sc_dit_layer *layer;
     sc_matrix *patch, *text0, *text2, *head;

@@ -10,8 +10,9 @@
  * overlap unless said. Shapes list the slowest axis first, all contiguous.
  *
  * Order. Calls are made by one thread, the engine's. A CPU call has finished when it returns. On CUDA a device is a queue, a stream of
- * its own: calls neither allocate nor wait (but alloc, release, download, sync, *_create and uploads of more than a megabyte do) and take
- * effect in their order. `beside` gives a second queue of the same card with the same memory; between two queues only marks tell the order.
+ * its own: calls take effect in their order, alloc and release included, and none waits but download, sync, wait, *_create, alloc_host and
+ * uploads of more than 2 MiB. `beside` gives a second queue of the same card with the same memory; between two queues only marks, or a caller
+ * that waits, tell the order.
  *
  * Errors. Sizes were checked when the model was opened: a wrong size is our own bug and asserted. What is returned: SC_ENOMEM and
  * SC_EGPU, this call has failed: what it writes is undefined (but denoise, which works in place, has not begun), what it reads is as

@@ -1,9 +1,9 @@
 /* cuda.c - opens the card, owns its stream and workspace, moves memory, and holds the table of operations.
  *
  * A device is a stream; a second one beside it has a stream of a higher priority and a workspace of its own, and shares the rest. An operation
- * only launches; alloc, release, large uploads, download, *_create and sync may wait. Memory comes from cudaMalloc, since the engine plans
- * slabs at load and the frame path allocates nothing. Uploads and downloads go over the stream like everything else, so their order against
- * the operations is that of the calls.
+ * only launches; large uploads, download, *_create and sync may wait. Memory comes from the driver's pool and goes back to it in the stream's
+ * order (cudaMalloc and cudaFree would wait for all streams: a session that comes or goes, or a prompt, would stop the others' frames); the
+ * engine plans slabs at load and the frame path allocates nothing. Uploads and downloads go over the stream like everything else.
  *
  * Faults. Some errors (an illegal address, a lost card) are sticky: they ruin the context, and every later call fails with the same
  * code. The table's entries therefore pass a guard: it notices such an error once, remembers it in `failed` and makes SC_ELOST of it.
@@ -178,22 +178,24 @@ static sc_status status_of(cudaError_t e, const char *op, size_t bytes, sc_error
     return sc_fail(err, SC_EGPU, "%s of %zu bytes: %s", op, bytes, cudaGetErrorString(e));
 }
 
+static void release(sc_device *dev, void *p) {
+    const device *d = (device *)dev;
+    if (!p || d->failed) return; /* a lost context gives its memory back by itself */
+    if (d->cuda.pooled) cudaFreeAsync(p, d->cuda.stream);
+    else cudaFree(p);
+}
+
 static sc_status alloc(sc_device *dev, void **out, size_t bytes, sc_error *err) {
     device *d = (device *)dev;
     *out = NULL;
     REFUSE_IF_LOST("alloc");
-    cudaError_t e = cudaMalloc(out, bytes ? bytes : 1);
+    cudaError_t e = d->cuda.pooled ? cudaMallocAsync(out, bytes ? bytes : 1, d->cuda.stream) : cudaMalloc(out, bytes ? bytes : 1);
     if (e == cudaSuccess) e = cudaMemsetAsync(*out, 0, bytes, d->cuda.stream);
-    if (e == cudaSuccess) e = cudaStreamSynchronize(d->cuda.stream);
     if (e != cudaSuccess) {
-        if (*out && !sc_cuda_sticky(e)) cudaFree(*out);
+        if (*out && !sc_cuda_sticky(e)) release(dev, *out);
         *out = NULL;
     }
     return guard(dev, "alloc", status_of(e, "alloc", bytes, err), err);
-}
-
-static void release(sc_device *dev, void *p) {
-    if (p && !((device *)dev)->failed) cudaFree(p); /* waits for the stream; a lost context gives its memory back by itself */
 }
 
 static sc_status alloc_host(sc_device *dev, void **out, size_t bytes, sc_error *err) {
@@ -299,6 +301,18 @@ static sc_status pick(int *ordinal, struct cudaDeviceProp *best, sc_error *err) 
     return SC_OK;
 }
 
+/* The driver's pool keeps what comes back to it, and hands no memory to one stream that another has still to give back. False: it has none. */
+static bool keep_pool(int ordinal) {
+    int there = 0, no = 0;
+    uint64_t all = UINT64_MAX;
+    cudaMemPool_t pool;
+    const bool ok = cudaDeviceGetAttribute(&there, cudaDevAttrMemoryPoolsSupported, ordinal) == cudaSuccess && there &&
+                    cudaDeviceGetDefaultMemPool(&pool, ordinal) == cudaSuccess && cudaMemPoolSetAttribute(pool, cudaMemPoolAttrReleaseThreshold, &all) == cudaSuccess &&
+                    cudaMemPoolSetAttribute(pool, cudaMemPoolReuseAllowInternalDependencies, &no) == cudaSuccess;
+    if (!ok) cudaGetLastError();
+    return ok;
+}
+
 /* Stream, workspace, ring and rotations of a device whose other fields are set. */
 static sc_status open_queue(device *d, bool first_served, sc_error *err) {
     int least = 0, greatest = 0;
@@ -321,8 +335,9 @@ static sc_status beside(sc_device *dev, sc_device **out, sc_error *err) {
     *out = NULL;
     REFUSE_IF_LOST("beside");
     if (!(d = calloc(1, sizeof *d))) return sc_fail(err, SC_ENOMEM, "device cuda: out of memory");
-    d->cuda = (struct sc_cuda){.base = first->cuda.base, .lt = first->cuda.lt, .workspace_bytes = first->cuda.workspace_bytes, .ordinal = first->cuda.ordinal,
-                               .sm_count = first->cuda.sm_count, .cc_major = first->cuda.cc_major, .cc_minor = first->cuda.cc_minor, .first = (struct sc_cuda *)dev};
+    d->cuda = (struct sc_cuda){.base = first->cuda.base, .lt = first->cuda.lt, .workspace_bytes = first->cuda.workspace_bytes / 2 > SC_CUDA_WORKSPACE_MIN ? first->cuda.workspace_bytes / 2 : SC_CUDA_WORKSPACE_MIN, .ordinal = first->cuda.ordinal,
+                               .sm_count = first->cuda.sm_count, .cc_major = first->cuda.cc_major, .cc_minor = first->cuda.cc_minor, .first = (struct sc_cuda *)dev,
+                               .pooled = first->cuda.pooled};
     if ((rc = open_queue(d, true, err))) close_device(&d->cuda.base);
     else *out = &d->cuda.base;
     return rc;
@@ -358,6 +373,7 @@ sc_status sc_cuda_open(sc_device **out, sc_dtype act, sc_error *err) {
         rc = sc_fail(err, SC_EGPU, "device cuda: this build has no code for %s (compute capability %d.%d): %s", p.name, p.major, p.minor, cudaGetErrorString(e));
         goto cleanup;
     }
+    d->cuda.pooled = keep_pool(ordinal);
     if ((rc = open_queue(d, false, err))) goto cleanup;
     if (cublasLtCreate(&d->cuda.lt) != CUBLAS_STATUS_SUCCESS) {
         d->cuda.lt = NULL;

@@ -32,6 +32,7 @@ struct sc_cuda {
     struct sc_cuda_choices *choices;          /* linear.cu: made by the first product, freed by cuda.c */
     struct sc_cuda_queue *queue;              /* queue.c: ring of small uploads, recorded work */
     struct sc_cuda *first;                    /* of a second queue: the device that it stands beside; else NULL */
+    bool pooled;                              /* the table's memory comes from the driver's pool and goes back in the stream's order */
 
     /* attention.cu, select.cu: the rotations by age, remade on the stream when a model with other angles comes. */
     float *age_table;                         /* device [AGE_DIGITS][AGE_BASE][SC_MAX_ROPE_PAIRS][2] */

@@ -15,7 +15,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { HALF = 2 << 20, RECORDS = 64, RECORD_AT = 3 };
+enum { HALF = 4 << 20, RECORDS = 64, RECORD_AT = 3 };
 
 struct sc_mark {
     cudaEvent_t event;

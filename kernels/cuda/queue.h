@@ -6,13 +6,13 @@
 extern "C" {
 #endif
 
-enum { SC_CUDA_SEND_SMALL = 1 << 20 }; /* the most that sc_cuda_send_small takes */
+enum { SC_CUDA_SEND_SMALL = 2 << 20 }; /* the most that sc_cuda_send_small takes */
 
 /* c->queue for c->stream. Errors: those of CUDA, cudaErrorMemoryAllocation also for host memory. Close: NULL is fine, the stream has drained. */
 cudaError_t sc_cuda_queue_open(struct sc_cuda *c);
 void sc_cuda_queue_close(struct sc_cuda *c);
 
-/* dst (device) [bytes] = host [bytes], in order. `host` has been read when it returns; nothing is waited for unless the last two megabytes
+/* dst (device) [bytes] = host [bytes], in order. `host` has been read when it returns; nothing is waited for unless the last 4 MiB
  * sent so are still on their way. */
 cudaError_t sc_cuda_send_small(struct sc_cuda *c, void *dst, const void *host, size_t bytes);
 
