@@ -12,7 +12,8 @@
  * Where cuBLASLt has nothing for a form it falls back to the next simpler one, at last to a plain kernel of our own.
  *
  * Algorithm. Per shape of the matrix, rows of x and form: the heuristic's first, kept (a choice, and a plan of each matrix, matrix.h). Timing candidates gained 1 to 1.5 % of a chunk,
- * but took 1.4 s of the first pass and 0.3 s of every prompt of a new length (kernels/README.md). Products cut along K are summed in f32.
+ * but took 1.4 s of the first pass and 0.3 s of every prompt of a new length (kernels/README.md). Up to 512 rows, a prompt's, the heuristic is
+ * asked for the next of a few numbers of rows: a question, and the loading of a kernel never used before, take milliseconds. Products cut along K are summed in f32.
  *
  * Workspace: the first LT_BYTES are cuBLASLt's, then y. Rows go in pieces when y does not fit.
  * Thread: engine; asynchronous on the device's stream, where the weights themselves arrive in order (upload.h). */
@@ -212,21 +213,45 @@ static void ask(struct sc_cuda *c, sc_cuda_plan *p) {
     p->algo = best.algo;
 }
 
-/* Describes the plan; fills p->found, p->algo. */
-static void choose(struct sc_cuda *c, const sc_matrix *w, sc_cuda_plan *p) {
-    struct sc_cuda_choices *all = c->choices;
-    if (!describe(c, w, p)) return;
+/* Takes p->found, p->algo from the choices. False: nothing is known of its shape. */
+static bool recall(const struct sc_cuda_choices *all, const sc_matrix *w, sc_cuda_plan *p) {
     for (int i = 0; all && i < all->count; i++)
         if (same_shape(&all->choice[i], w, p)) {
             p->found = all->choice[i].found, p->algo = all->choice[i].algo;
-            return;
+            return true;
         }
-    ask(c, p);
-    if (!all && !(all = c->choices = (struct sc_cuda_choices *)calloc(1, sizeof *all))) return; /* asked again next time */
+    return false;
+}
+
+static void remember(struct sc_cuda *c, const sc_matrix *w, const sc_cuda_plan *p) {
+    if (!c->choices && !(c->choices = (struct sc_cuda_choices *)calloc(1, sizeof *c->choices))) return; /* asked again next time */
+    struct sc_cuda_choices *all = c->choices;
     sc_cuda_choice *k = &all->choice[all->oldest];
     if (all->count < SC_CUDA_CHOICES_MAX) k = &all->choice[all->count++];
     else all->oldest = (all->oldest + 1) % SC_CUDA_CHOICES_MAX;
     *k = sc_cuda_choice{w->rows, w->cols, p->m, p->epilogue, p->align, p->out_type, p->found, p->algo};
+}
+
+/* The number of rows that the heuristic is asked for. */
+static int rounded_rows(int m) { return m > 512 ? m : m > 32 ? (m + 63) / 64 * 64 : m > 16 ? 32 : 16; }
+
+/* Describes the plan; fills p->found, p->algo. */
+static void choose(struct sc_cuda *c, const sc_matrix *w, sc_cuda_plan *p) {
+    sc_cuda_plan full = {};
+    cublasLtMatmulHeuristicResult_t check;
+    if (!describe(c, w, p) || recall(c->choices, w, p)) return;
+    full.m = rounded_rows(p->m), full.epilogue = p->epilogue, full.align = p->align, full.out_type = p->out_type;
+    if (full.m != p->m) {
+        if (!recall(c->choices, w, &full)) {
+            if (describe(c, w, &full)) ask(c, &full);
+            remember(c, w, &full);
+        }
+        if (full.found && cublasLtMatmulAlgoCheck(c->lt, p->desc, p->a, p->b, p->d, p->d, &full.algo, &check) == CUBLAS_STATUS_SUCCESS && check.workspaceSize <= LT_BYTES)
+            p->found = true, p->algo = full.algo;
+        plan_clear(&full);
+    }
+    if (!p->found) ask(c, p);
+    remember(c, w, p);
 }
 
 /* The product in one of the forms. False: cuBLASLt has nothing for it. */

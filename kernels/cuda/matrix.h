@@ -15,7 +15,7 @@ typedef struct {
 
 enum { SC_CUDA_PLANS_MAX = 24 }; /* the oldest is replaced */
 
-/* What the heuristic chose for a shape, for all matrices of that shape: it takes 0.25 ms to ask, and the layers of a model are alike. */
+/* What was chosen for a shape, for all matrices of that shape: the layers of a model are alike. */
 typedef struct {
     int rows, cols, m, epilogue, align;
     sc_dtype out_type;
@@ -23,7 +23,7 @@ typedef struct {
     cublasLtMatmulAlgo_t algo;
 } sc_cuda_choice;
 
-enum { SC_CUDA_CHOICES_MAX = 256 };
+enum { SC_CUDA_CHOICES_MAX = 1024 };
 struct sc_cuda_choices { sc_cuda_choice choice[SC_CUDA_CHOICES_MAX]; int count, oldest; };
 
 struct sc_matrix {
