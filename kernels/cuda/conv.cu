@@ -14,18 +14,18 @@
 
 using namespace sc;
 
-template <class T> static void launch_wide(conv_args a, const sc_filter *f, int taps, int frames, cudaStream_t stream) {
+template <class T> static void launch_wide(struct sc_cuda *c, conv_args a, const sc_filter *f, int taps, int frames) {
     const int slab = 16 * sc_conv_kk(taps, f->pw);
     a.slabs = (a.ch + slab - 1) / slab;
     a.oc_tiles = f->oc_tiles;
     a.tiles_x = (a.w + 7) / 8;
     a.bias = f->bias;
-    if (taps == 9 && f->pw == 1) conv_launch<T, 9, 1, 1>(a, frames, stream);
-    else if (taps == 9) conv_launch<T, 9, 1, 2>(a, frames, stream);
-    else if (taps == 4 && f->pw == 1) conv_launch<T, 4, 2, 1>(a, frames, stream);
-    else if (taps == 4) conv_launch<T, 4, 2, 2>(a, frames, stream);
-    else if (f->pw == 1) conv_launch<T, 1, 4, 1>(a, frames, stream);
-    else conv_launch<T, 1, 2, 2>(a, frames, stream);
+    if (taps == 9 && f->pw == 1) conv_launch<T, 9, 1, 1>(c, a, frames);
+    else if (taps == 9) conv_launch<T, 9, 1, 2>(c, a, frames);
+    else if (taps == 4 && f->pw == 1) conv_launch<T, 4, 2, 1>(c, a, frames);
+    else if (taps == 4) conv_launch<T, 4, 2, 2>(c, a, frames);
+    else if (f->pw == 1) conv_launch<T, 1, 4, 1>(c, a, frames);
+    else conv_launch<T, 1, 2, 2>(c, a, frames);
 }
 
 static bool aligned16(const void *a, const void *b, const void *c, const void *d) { return (((uintptr_t)a | (uintptr_t)b | (uintptr_t)c | (uintptr_t)d) & 15) == 0; }
@@ -69,7 +69,7 @@ extern "C" sc_status sc_cuda_conv(sc_device *dev, const sc_conv_args *a, sc_erro
         k.weights = wide, k.phase_weights = f->phase_elems;
         k.h = a->h, k.w = a->w_px, k.ch = ch, k.oc = f->out_ch, k.sources = f->sources;
         k.out_scale = up, k.phases = a->upsample ? 4 : 1, k.groups = s, k.group_ch = f->out_ch / s, k.relu = a->relu;
-        SC_ACT_CALL(dev->act, launch_wide<T>(k, f, a->upsample ? 4 : f->size * f->size, a->n, c->stream));
+        SC_ACT_CALL(dev->act, launch_wide<T>(c, k, f, a->upsample ? 4 : f->size * f->size, a->n));
     } else {
         conv_mma_args k = {};
         k.x = a->x, k.past = a->past, k.residual = a->residual, k.out = a->out, k.weights = f->plain, k.bias = f->bias;
@@ -102,7 +102,7 @@ extern "C" sc_status sc_cuda_grow(sc_device *dev, const sc_grow_args *a, sc_erro
         k.x = a->x, k.out = a->out, k.weights = f->wide;
         k.h = a->h, k.w = a->w_px, k.ch = f->in_ch, k.oc = f->out_ch, k.sources = 1, k.out_scale = 1, k.phases = 1;
         k.groups = a->s, k.group_ch = group_ch;
-        SC_ACT_CALL(dev->act, launch_wide<T>(k, f, 1, a->n, c->stream));
+        SC_ACT_CALL(dev->act, launch_wide<T>(c, k, f, 1, a->n));
     } else one_by_one(c, a, a->s, 0);
     return sc_launched("grow", err);
 }

@@ -16,9 +16,10 @@
  *
  * Order: while stage s is multiplied, stage s + 1 is on its way by cp.async; one barrier a stage; two CTAs a multiprocessor fill each
  * other's gaps. Epilogue: + bias (f32), to act type, transposed through shared memory by stmatrix to rows of channels, + residual,
- * relu, 16-byte stores. Bound: flops; TAEHV at 832x480 and 12 frames: 1.28 TFLOP + the last layer. */
+ * relu, 16-byte stores. Starts early (launch.cuh). Bound: flops; TAEHV at 832x480 and 12 frames: 1.28 TFLOP + the last layer. */
 #ifndef SC_KERNELS_CUDA_CONV_CUH
 #define SC_KERNELS_CUDA_CONV_CUH
+#include "kernels/cuda/launch.cuh"
 #include "kernels/cuda/mma.cuh"
 
 namespace sc {
@@ -80,6 +81,7 @@ template <> __device__ __forceinline__ void wgmma160<__nv_bfloat16>(float (&d)[8
 
 /* TAPS 9: 3x3. 4: 2x2 of a phase. 1: 1x1. Grid: (tiles of the picture, oc_tiles * phases, frames). */
 template <class T, int TAPS, int KK, int PW> __global__ static void __launch_bounds__(CONV_THREADS, 2) conv_kernel(const __grid_constant__ conv_args a) {
+    stream_order();
 #ifdef SC_CONV_WGMMA
     extern __shared__ __align__(1024) unsigned char conv_shared[];
     constexpr int ROWS = PW * CONV_TH + 2, PLANE = conv_plane_bytes(PW), STAGE = conv_stage_bytes(TAPS, KK, PW);
@@ -177,10 +179,10 @@ template <class T, int TAPS, int KK, int PW> __global__ static void __launch_bou
 #endif
 }
 
-template <class T, int TAPS, int KK, int PW> static void conv_launch(const conv_args &a, int frames, cudaStream_t stream) {
+template <class T, int TAPS, int KK, int PW> static void conv_launch(struct sc_cuda *c, const conv_args &a, int frames) {
     const int bytes = conv_shared_bytes(TAPS, KK, PW), tiles_y = (a.h + PW * CONV_TH - 1) / (PW * CONV_TH);
     cudaFuncSetAttribute(conv_kernel<T, TAPS, KK, PW>, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes);
-    conv_kernel<T, TAPS, KK, PW><<<dim3(a.tiles_x * tiles_y, a.oc_tiles * a.phases, frames), CONV_THREADS, bytes, stream>>>(a);
+    launch(c, conv_kernel<T, TAPS, KK, PW>, dim3(a.tiles_x * tiles_y, a.oc_tiles * a.phases, frames), CONV_THREADS, bytes, 0, a);
 }
 
 } // namespace sc

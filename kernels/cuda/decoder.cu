@@ -5,6 +5,7 @@
  * Thread: engine; asynchronous on the device's stream. */
 #include "kernels/cuda/act.cuh"
 #include "kernels/cuda/cuda.h"
+#include "kernels/cuda/launch.cuh"
 
 #include <assert.h>
 
@@ -13,6 +14,7 @@ using namespace sc;
 enum { THREADS = 256 };
 
 template <class T> __global__ static void latent_in_kernel(sc_latent_in_args a) {
+    stream_order();
     const size_t picture = (size_t)a.h * a.w, at = (size_t)blockIdx.x * THREADS + threadIdx.x;
     if (at >= picture * a.frames) return;
     const size_t frame = at / picture, p = at % picture;
@@ -31,6 +33,7 @@ __device__ __forceinline__ float weigh(float a, float x, float b, float y, float
 }
 
 template <class T> __global__ static void pixels_kernel(sc_pixels_args a) {
+    stream_order();
     const int W = a.w * a.p, H = a.h * a.p, qw = (W + 1) / 2, qh = (H + 1) / 2;
     const size_t quad = (size_t)blockIdx.x * THREADS + threadIdx.x;
     if (quad >= (size_t)a.n * qh * qw) return;
@@ -65,7 +68,7 @@ template <class T> __global__ static void pixels_kernel(sc_pixels_args a) {
 extern "C" sc_status sc_cuda_latent_in(sc_device *dev, const sc_latent_in_args *a, sc_error *err) {
     struct sc_cuda *c = (struct sc_cuda *)dev;
     const size_t count = (size_t)a->frames * a->h * a->w;
-    if (count) SC_ACT_CALL(dev->act, (latent_in_kernel<T><<<(unsigned)((count + THREADS - 1) / THREADS), THREADS, 0, c->stream>>>(*a)));
+    if (count) SC_ACT_CALL(dev->act, (launch(c, latent_in_kernel<T>, (unsigned)((count + THREADS - 1) / THREADS), THREADS, 0, 0, *a)));
     return sc_launched("latent_in", err);
 }
 
@@ -73,6 +76,6 @@ extern "C" sc_status sc_cuda_pixels(sc_device *dev, const sc_pixels_args *a, sc_
     struct sc_cuda *c = (struct sc_cuda *)dev;
     const size_t W = (size_t)a->w * a->p, H = (size_t)a->h * a->p, quads = a->n * ((W + 1) / 2) * ((H + 1) / 2);
     assert(!a->i420 || (W % 2 == 0 && H % 2 == 0));
-    if (quads) SC_ACT_CALL(dev->act, (pixels_kernel<T><<<(unsigned)((quads + THREADS - 1) / THREADS), THREADS, 0, c->stream>>>(*a)));
+    if (quads) SC_ACT_CALL(dev->act, (launch(c, pixels_kernel<T>, (unsigned)((quads + THREADS - 1) / THREADS), THREADS, 0, 0, *a)));
     return sc_launched("pixels", err);
 }
