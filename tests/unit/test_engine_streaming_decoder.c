@@ -145,6 +145,40 @@ static void what_a_stream_remembers_is_its_own_and_of_constant_size(void **state
     close_world(&w);
 }
 
+/* The same weights loaded twice on the twin: grow layers in the convolutions behind them, and by themselves. */
+static void grow_layers_multiplied_into_convolutions_give_the_same_pictures(void **state) {
+    (void)state;
+    for (int patch = 1; patch <= 2; patch++) {
+        world w;
+        sc_tae *apart;
+        sc_tae_state s = {0};
+        sc_error err = {0};
+        double off = 0, all = 0;
+        open_world(&w, "twin", patch);
+        assert_true(w.dev->conv_deals);
+        const sc_tae_shape shape = sc_tae_published(TINY_CH, patch, H, W, FRAMES);
+        const size_t picture = (size_t)w.height * (size_t)w.width, n = 4 * FRAMES * 3 * picture;
+        float *one = malloc(n * sizeof *one), *two = malloc(n * sizeof *two);
+        uint8_t *bytes = malloc(4 * FRAMES * picture * 3 / 2);
+        assert_true(one && two && bytes);
+        w.dev->conv_deals = false;
+        if (sc_tae_load(&apart, w.dev, w.set, "", &shape, &err) || sc_tae_state_init(w.tae, &s, &err)) fail_msg("%s", err.text);
+        assert_int_equal(decode(&w, &s, cuts[0].piece, cuts[0].count, true, one, bytes), 4 * FRAMES);
+        sc_tae_close(w.tae);
+        w.tae = apart;
+        if (sc_tae_state_init(w.tae, &s, &err)) fail_msg("%s", err.text);
+        assert_int_equal(decode(&w, &s, cuts[0].piece, cuts[0].count, true, two, bytes), 4 * FRAMES);
+        for (size_t i = 0; i < n; i++) off += pow(one[i] - two[i], 2), all += pow(two[i], 2);
+        assert_true(all > 0);
+        if (!(sqrt(off / all) < 2e-6)) fail_msg("patch %d: pictures differ by %.2g", patch, sqrt(off / all));
+        free(one);
+        free(two);
+        free(bytes);
+        sc_tae_state_free(w.tae, &s);
+        close_world(&w);
+    }
+}
+
 static void more_frames_than_fit_are_refused_and_harm_nothing(void **state) {
     world w;
     sc_tae_state s = {0};
@@ -166,6 +200,7 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(pieces_give_the_pictures_of_the_whole),
         cmocka_unit_test(what_a_stream_remembers_is_its_own_and_of_constant_size),
+        cmocka_unit_test(grow_layers_multiplied_into_convolutions_give_the_same_pictures),
         cmocka_unit_test(more_frames_than_fit_are_refused_and_harm_nothing),
     };
     return cmocka_run_group_tests(tests, NULL, tiny_remove);
