@@ -43,7 +43,7 @@ static sc_status find_filter(const sc_tensors *set, const char *prefix, const ch
     const sc_tensor *w;
     sc_status rc;
 
-    *bias_of = NULL;
+    *weight = *bias_of = NULL;
     snprintf(full, sizeof full, "%s%s.weight", prefix, name);
     if ((rc = sc_tensors_need(set, full, 4, any, &w, err))) return rc;
     if (w->shape[2] != w->shape[3] || (w->shape[2] != 1 && w->shape[2] != 3)) return sc_fail(err, SC_EINVAL, "tensor %s: a %lldx%lld convolution, only 1x1 and 3x3 exist here", full, (long long)w->shape[2], (long long)w->shape[3]);
