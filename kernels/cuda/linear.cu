@@ -11,9 +11,10 @@
  *                     at 4680 x 1536 the product that adds and the norm take 44 + 15 us, the product and both in one kernel 34 + 29
  * Where cuBLASLt has nothing for a form it falls back to the next simpler one, at last to a plain kernel of our own.
  *
- * Algorithm. Per shape of the matrix, rows of x and form: the heuristic's first, kept (a choice, and a plan of each matrix, matrix.h). Timing candidates gained 1 to 1.5 % of a chunk,
- * but took 1.4 s of the first pass and 0.3 s of every prompt of a new length (kernels/README.md). Up to 512 rows, a prompt's, the heuristic is
- * asked for the next of a few numbers of rows: a question, and the loading of a kernel never used before, take milliseconds. Products cut along K are summed in f32.
+ * Algorithm. Per shape of the matrix, rows of x and form, kept (a choice, and a plan of each matrix, matrix.h). From TIMED_ROWS rows on, a pass's,
+ * the fastest of the heuristic's first CANDIDATES, timed when the shape is first seen: for one stream while the model is opened. Up to 512 rows,
+ * a prompt's, the heuristic's first, and it is asked for the next of a few numbers of rows: a question, and the loading of a kernel never used
+ * before, take milliseconds. Products cut along K are summed in f32.
  *
  * Workspace: the first LT_BYTES are cuBLASLt's, then y. Rows go in pieces when y does not fit.
  * Thread: engine; asynchronous on the device's stream, where the weights themselves arrive in order (upload.h). */
@@ -22,11 +23,12 @@
 #include "kernels/cuda/upload.h"
 
 #include <assert.h>
+#include <math.h>
 #include <stdlib.h>
 
 using namespace sc;
 
-enum { THREADS = 256 };
+enum { THREADS = 256, CANDIDATES = 6, TIMINGS = 3, TIMED_ROWS = 1024 };
 static const size_t LT_BYTES = (size_t)32 << 20;
 
 /* Forms of a plan. */
@@ -193,10 +195,42 @@ static bool same_shape(const sc_cuda_choice *k, const sc_matrix *w, const sc_cud
     return k->rows == w->rows && k->cols == w->cols && k->m == p->m && k->epilogue == p->epilogue && k->align == p->align && k->out_type == p->out_type;
 }
 
-/* Fills p->found, p->algo of a plan that is described. */
-static void ask(struct sc_cuda *c, sc_cuda_plan *p) {
+/* ms of a product that has been asked for before, the best of TIMINGS; a product that fails takes for ever. */
+static float time_of(struct sc_cuda *c, const sc_matrix *w, const sc_cuda_plan *p, const product *r, cudaEvent_t from, cudaEvent_t to) {
+    float best = INFINITY;
+    if (!multiply(c, w, p, r)) return best; /* the first call loads the kernel */
+    for (int i = 0; i < TIMINGS; i++) {
+        float ms = INFINITY;
+        if (cudaEventRecord(from, c->stream) != cudaSuccess || !multiply(c, w, p, r) || cudaEventRecord(to, c->stream) != cudaSuccess ||
+            cudaEventSynchronize(to) != cudaSuccess || cudaEventElapsedTime(&ms, from, to) != cudaSuccess) return INFINITY;
+        best = ms < best ? ms : best;
+    }
+    return best;
+}
+
+/* p->algo = the fastest of n candidates, the first unless another one is faster by more than a measurement errs. Writes to the workspace. */
+static void time_candidates(struct sc_cuda *c, const sc_matrix *w, sc_cuda_plan *p, const cublasLtMatmulHeuristicResult_t *candidate, int n, const void *x) {
+    const product r = {x, (char *)c->workspace + LT_BYTES};
+    cudaEvent_t from = NULL, to = NULL;
+    float best = INFINITY;
+    int chosen = 0;
+    if (n < 2 || (size_t)p->m * w->rows * sc_dtype_bytes(p->out_type) > c->workspace_bytes - LT_BYTES) return;
+    if (cudaEventCreate(&from) == cudaSuccess && cudaEventCreate(&to) == cudaSuccess)
+        for (int i = 0; i < n; i++) {
+            if (candidate[i].state != CUBLAS_STATUS_SUCCESS) continue;
+            p->algo = candidate[i].algo;
+            const float ms = time_of(c, w, p, &r, from, to);
+            if (ms < best * 0.99f) best = ms, chosen = i;
+        }
+    p->algo = candidate[chosen].algo;
+    if (from) cudaEventDestroy(from);
+    if (to) cudaEventDestroy(to);
+}
+
+/* Fills p->found, p->algo of a plan that is described; x (act [p->m][w->cols]) for timings, or NULL. */
+static void ask(struct sc_cuda *c, const sc_matrix *w, sc_cuda_plan *p, const void *x) {
     cublasLtMatmulPreference_t preference = NULL;
-    cublasLtMatmulHeuristicResult_t best;
+    cublasLtMatmulHeuristicResult_t best[CANDIDATES];
     const uint32_t align = (uint32_t)p->align, in_f32 = CUBLASLT_REDUCTION_SCHEME_COMPUTE_TYPE;
     int n = 0;
 
@@ -206,11 +240,12 @@ static void ask(struct sc_cuda *c, sc_cuda_plan *p) {
     cublasLtMatmulPreferenceSetAttribute(preference, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES, &align, sizeof align);
     cublasLtMatmulPreferenceSetAttribute(preference, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES, &align, sizeof align);
     cublasLtMatmulPreferenceSetAttribute(preference, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES, &align, sizeof align);
-    if (cublasLtMatmulAlgoGetHeuristic(c->lt, p->desc, p->a, p->b, p->d, p->d, preference, 1, &best, &n) != CUBLAS_STATUS_SUCCESS) n = 0;
+    if (cublasLtMatmulAlgoGetHeuristic(c->lt, p->desc, p->a, p->b, p->d, p->d, preference, x ? CANDIDATES : 1, best, &n) != CUBLAS_STATUS_SUCCESS) n = 0;
     cublasLtMatmulPreferenceDestroy(preference);
-    if (n < 1 || best.state != CUBLAS_STATUS_SUCCESS) return;
+    if (n < 1 || best[0].state != CUBLAS_STATUS_SUCCESS) return;
     p->found = true;
-    p->algo = best.algo;
+    p->algo = best[0].algo;
+    if (x) time_candidates(c, w, p, best, n, x);
 }
 
 /* Takes p->found, p->algo from the choices. False: nothing is known of its shape. */
@@ -236,21 +271,21 @@ static void remember(struct sc_cuda *c, const sc_matrix *w, const sc_cuda_plan *
 static int rounded_rows(int m) { return m > 512 ? m : m > 32 ? (m + 63) / 64 * 64 : m > 16 ? 32 : 16; }
 
 /* Describes the plan; fills p->found, p->algo. */
-static void choose(struct sc_cuda *c, const sc_matrix *w, sc_cuda_plan *p) {
+static void choose(struct sc_cuda *c, const sc_matrix *w, sc_cuda_plan *p, const void *x) {
     sc_cuda_plan full = {};
     cublasLtMatmulHeuristicResult_t check;
     if (!describe(c, w, p) || recall(c->choices, w, p)) return;
     full.m = rounded_rows(p->m), full.epilogue = p->epilogue, full.align = p->align, full.out_type = p->out_type;
     if (full.m != p->m) {
         if (!recall(c->choices, w, &full)) {
-            if (describe(c, w, &full)) ask(c, &full);
+            if (describe(c, w, &full)) ask(c, w, &full, NULL);
             remember(c, w, &full);
         }
         if (full.found && cublasLtMatmulAlgoCheck(c->lt, p->desc, p->a, p->b, p->d, p->d, &full.algo, &check) == CUBLAS_STATUS_SUCCESS && check.workspaceSize <= LT_BYTES)
             p->found = true, p->algo = full.algo;
         plan_clear(&full);
     }
-    if (!p->found) ask(c, p);
+    if (!p->found) ask(c, w, p, p->m >= TIMED_ROWS ? x : NULL);
     remember(c, w, p);
 }
 
@@ -270,7 +305,7 @@ static bool run(struct sc_cuda *c, sc_matrix *w, int form, sc_dtype out_type, in
             plan_clear(p);
         }
         p->m = m, p->epilogue = form, p->out_type = out_type, p->align = align;
-        choose(c, w, p);
+        choose(c, w, p, r->x);
     }
     return p->found && multiply(c, w, p, r);
 }
