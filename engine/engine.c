@@ -226,7 +226,9 @@ static sc_status warm(sc_engine *e, sc_error *err) {
     sc_status rc = sc_session_create(e, 0, prompt, sizeof prompt - 1, 0, &s, err);
 
     while (!rc && !sc_session_failed(s, err) && sc_session_next(s).chunk == 0) rc = sc_engine_run(e, &s, 1, err);
+    if (!rc && sc_session_failed(s, err)) rc = err->status;
     if (!rc) rc = sc_session_frames(s, &f, err);
+    if (!rc && sc_session_failed(s, err)) rc = err->status; /* as only its frames say */
     if (!rc) rc = e->dev->ops->sync(e->dev, err);
     sc_session_destroy(s);
     sc_prompt_cache_clear(e);

@@ -112,6 +112,7 @@ bool sc_session_failed(const sc_session *session, sc_error *err); /* true: no mo
 /* The frames of the newest decode pass, which a GPU may still be at: then this waits, and the session's next pass is better asked for first.
  * Errors: SC_ENOTFOUND before the first one; what sc_session_failed says, when that pass made none; SC_ELOST. */
 sc_status sc_session_frames(sc_session *session, sc_frames *out, sc_error *err);
+bool sc_session_frames_coming(const sc_session *session); /* it would wait now */
 
 /* Words for transitions: "switch", "blend", "recache", "flush", "cut". False: no such word. */
 bool sc_transition_parse(const char *word, sc_transition *out);

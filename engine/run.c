@@ -241,6 +241,11 @@ sc_status sc_session_collect(sc_session *s, sc_error *err) {
     return SC_OK;
 }
 
+bool sc_session_frames_coming(const sc_session *s) {
+    sc_device *dev = s->engine->decode_dev;
+    return s->awaited && s->decoded && !dev->ops->passed(dev, s->decoded);
+}
+
 sc_status sc_session_frames(sc_session *s, sc_frames *out, sc_error *err) {
     sc_status rc = sc_session_collect(s, err);
 

@@ -64,7 +64,7 @@ static sc_status find_filter(const sc_tensors *set, const char *prefix, const ch
 
 static sc_status load_filter(sc_tae *t, const sc_tensors *set, const char *prefix, const char *name, int rows, bool has_past, bool bias, int *out_ch,
                              int *in_ch, sc_filter **out, sc_error *err) {
-    const sc_tensor *w, *b;
+    const sc_tensor *w = NULL, *b = NULL;
     sc_status rc;
 
     if ((rc = find_filter(set, prefix, name, rows, bias, out_ch, in_ch, &w, &b, err))) return rc;

@@ -431,6 +431,7 @@ typedef struct {
     sc_status (*mark)(sc_device *, sc_mark *, sc_error *);         /* the mark stands behind all that was called so far, wherever it stood before */
     sc_status (*after)(sc_device *, sc_mark *, sc_error *);        /* what is called from now on begins when the mark has been passed */
     sc_status (*wait)(sc_device *, sc_mark *, sc_error *);         /* the caller waits until then */
+    bool (*passed)(sc_device *, const sc_mark *);                  /* wait would not wait; also when it would fail */
     sc_status (*elapsed)(sc_device *, sc_mark *from, sc_mark *to, uint64_t *ns, sc_error *); /* on the device, between two marks that it has passed */
     sc_status (*fetch)(sc_device *, void *host, const void *src, size_t bytes, sc_error *); /* download to memory of alloc_host that does not wait */
     sc_status (*replay)(sc_device *, const sc_replay_args *, sc_error *);

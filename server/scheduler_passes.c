@@ -1,7 +1,9 @@
 /* scheduler_passes.c - what the engine does next: states that follow from who watches, the most urgent pass, its frames on their way.
  *
- * A device that runs behind its calls (sc_model_info) decodes beside the pass that is asked for next: frames are waited for when that has been
- * asked for (or there is none), and bring along what the passes took.
+ * A device that runs behind its calls (sc_model_info) decodes beside the pass that is asked for next. Frames that are coming are looked at every
+ * LOOK_NS between commands and passes, so that no command waits for the card; they bring along what the passes took. Meanwhile chunks that
+ * have begun go on but none begins: what the card has been asked for takes no prompt and joins no batch any more. Frames that do not come are
+ * waited for in earnest, which the watch over the device notices (sc_scheduler_hangs_ns).
  *
  * What is planned is decided in plan.c from what is measured here: how long passes took (95th percentile), how far ahead a viewer's playback
  * is. A chunk begins as late as that allows, since a chunk made early is a prompt applied late. */
@@ -12,6 +14,7 @@
 #include <string.h>
 
 enum { BATCH = 8 };
+static const uint64_t LOOK_NS = 500000, LOOK_FOR_NS = 2000000000; /* at frames that are coming: how often, and how long before they are waited for */
 static const uint64_t MARGIN_NS = 25000000, FIRST_FRAME_NS = 2000000;
 
 static uint64_t chunk_ns(const sc_scheduler *s, uint64_t period_ns) { return period_ns * (uint64_t)s->info.frames_chunk; }
@@ -87,7 +90,7 @@ static void pass_took(sc_scheduler *s, sc_pass_kind kind, uint64_t ns) {
     if (kind == SC_PASS_CLEAN) sc_window_add(&s->clean, ns);
 }
 
-/* Waits for the frames that are due. */
+/* The frames that are due. Waits for them where they are still coming. */
 static void frames_out(sc_scheduler *s, struct stream *t) {
     sc_frames f;
     sc_error err = {0};
@@ -177,31 +180,42 @@ static sc_status run_engine(sc_scheduler *s, sc_session *const *sessions, int co
     return rc == SC_ELOST ? rc : SC_OK;
 }
 
-/* Frames that were due before the pass asked for last. Sets s->fault when the device is gone. */
-static bool collect(sc_scheduler *s, struct stream *const *due, int n) {
-    for (int i = 0; i < n && !s->fault.status; i++)
-        if (due[i]->session) frames_out(s, due[i]);
-    return n > 0;
+/* What has come of the frames that are due. Sets s->fault when the device is gone. False: none; *wake_ns is when to look again. */
+static bool collect(sc_scheduler *s, uint64_t now, uint64_t *wake_ns) {
+    bool any = false;
+    for (int i = 0; i < s->n && !s->fault.status; i++) {
+        struct stream *t = s->streams[i];
+        if (!t->due_ns || !t->session) continue;
+        if (sc_session_frames_coming(t->session) && now - t->due_ns < LOOK_FOR_NS) {
+            if (*wake_ns > now + LOOK_NS) *wake_ns = now + LOOK_NS;
+            continue;
+        }
+        frames_out(s, t);
+        any = true;
+    }
+    return any;
 }
 
 /* One pass of the most urgent session (of several, where the device gains from it). False: nothing to do before *wake_ns. */
 bool sc_scheduler_run_pass(sc_scheduler *s, uint64_t now, uint64_t *wake_ns) {
     sc_plan_job jobs[SC_PLAN_JOBS_MAX];
-    struct stream *who[SC_PLAN_JOBS_MAX], *mine[BATCH], *due[SC_PLAN_JOBS_MAX];
+    struct stream *who[SC_PLAN_JOBS_MAX], *mine[BATCH];
     sc_pass next[SC_PLAN_JOBS_MAX], passes[BATCH];
     sc_session *sessions[BATCH];
     sc_error each[BATCH] = {0};
     bool eligible[SC_PLAN_JOBS_MAX];
-    int n = 0, count = 0, waiting = 0;
+    int n = 0, count = 0;
+    uint64_t look_ns = SC_NEVER;
 
+    if (collect(s, now, &look_ns)) return true;
     for (int i = 0; i < s->n; i++) {
         struct stream *t = s->streams[i];
         sc_playout p;
         if (!t->session) continue;
-        if (t->due_ns) due[waiting++] = t;
         sc_channel_playout(t->channel, &p, now);
         sc_pass pass = sc_session_next(t->session);
         bool fresh = pass.kind == SC_PASS_DENOISE && pass.step == 0;
+        if (fresh && look_ns != SC_NEVER) continue;
         if (fresh && pass.chunk > 0 && !p.playing) continue; /* nobody watches: the next chunk can wait */
         if (fresh && pass.chunk == 0 && t->paused) continue;
         uint64_t length = chunk_ns(s, p.period_ns), ahead = length * (uint64_t)t->facts.lookahead_chunks;
@@ -215,7 +229,10 @@ bool sc_scheduler_run_pass(sc_scheduler *s, uint64_t now, uint64_t *wake_ns) {
     }
     uint64_t margin = margin_ns(s);
     int best = sc_plan_pick(jobs, n, now, margin, wake_ns);
-    if (best < 0) return collect(s, due, waiting);
+    if (best < 0) {
+        if (look_ns < *wake_ns) *wake_ns = look_ns;
+        return false;
+    }
     mine[count] = who[best];
     passes[count++] = next[best];
     if (s->batches) {
@@ -237,6 +254,5 @@ bool sc_scheduler_run_pass(sc_scheduler *s, uint64_t now, uint64_t *wake_ns) {
         if (each[i].status) sc_scheduler_fail_session(mine[i], &each[i]);
         else after_pass(s, mine[i], passes[i], begin, end - begin);
     }
-    collect(s, due, waiting);
     return true;
 }

@@ -140,6 +140,7 @@ static sc_status elapsed(sc_device *dev, sc_mark *from, sc_mark *to, uint64_t *n
     REFUSE_IF_LOST("elapsed");
     return guard(dev, "elapsed", sc_cuda_elapsed(dev, from, to, ns, err), err);
 }
+static bool passed(sc_device *dev, const sc_mark *m) { return ((const device *)dev)->failed || sc_cuda_passed(dev, m); }
 static sc_status mark_create(sc_device *dev, sc_mark **out, sc_error *err) {
     *out = NULL;
     REFUSE_IF_LOST("mark_create");
@@ -278,7 +279,7 @@ const sc_ops sc_cuda_ops = {
     .noise = op_noise, .denoise = op_denoise, .finite = op_finite, .latent_in = op_latent_in, .conv = op_conv, .grow = op_grow, .pool = op_pool,
     .pixels = op_pixels, .conv3 = op_conv3, .channel_norm = op_channel_norm, .frame_attention = op_frame_attention, .planes_in = op_planes_in,
     .close = close_device, .loaded = loaded,
-    .beside = beside, .mark_create = mark_create, .mark_destroy = mark_destroy, .mark = mark, .after = after, .wait = wait_for, .elapsed = elapsed, .fetch = fetch, .replay = op_replay,
+    .beside = beside, .mark_create = mark_create, .mark_destroy = mark_destroy, .mark = mark, .after = after, .wait = wait_for, .passed = passed, .elapsed = elapsed, .fetch = fetch, .replay = op_replay,
 };
 
 /* The card with the most multiprocessors among those of compute capability 8.0 and up. */

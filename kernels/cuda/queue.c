@@ -110,6 +110,11 @@ sc_status sc_cuda_wait(sc_device *dev, sc_mark *m, sc_error *err) {
     return status_of(cudaEventSynchronize(m->event), "wait", err);
 }
 
+bool sc_cuda_passed(sc_device *dev, const sc_mark *m) {
+    (void)dev;
+    return cudaEventQuery(m->event) != cudaErrorNotReady; /* which is no error that is remembered */
+}
+
 sc_status sc_cuda_elapsed(sc_device *dev, sc_mark *from, sc_mark *to, uint64_t *ns, sc_error *err) {
     float ms = 0;
     const cudaError_t e = cudaEventElapsedTime(&ms, from->event, to->event);

@@ -22,6 +22,7 @@ void sc_cuda_mark_destroy(sc_device *, sc_mark *);
 sc_status sc_cuda_mark(sc_device *, sc_mark *, sc_error *);
 sc_status sc_cuda_after(sc_device *, sc_mark *, sc_error *);
 sc_status sc_cuda_wait(sc_device *, sc_mark *, sc_error *);
+bool sc_cuda_passed(sc_device *, const sc_mark *);
 sc_status sc_cuda_elapsed(sc_device *, sc_mark *from, sc_mark *to, uint64_t *ns, sc_error *);
 sc_status sc_cuda_replay(sc_device *, const sc_replay_args *, sc_error *);
 

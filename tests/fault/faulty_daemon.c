@@ -1,7 +1,7 @@
 /* faulty_daemon.c - sparsecastd with a device that fails: its own main and server, linked with --wrap=sc_device_open.
  *
- * SC_FAULT in the environment says what fails, as words:  op=NAME nth=N times=N what=gpu|lost|hang [seed=N] [arm=usr1]
- * See faulty_device.h; seed: of the calls of `noise`, those of the session with this seed; arm=usr1: nothing fails before SIGUSR1.
+ * SC_FAULT in the environment says what fails, as words:  op=NAME nth=N times=N what=gpu|lost|hang [seed=N] [arm=usr1] [late=MS]
+ * See faulty_device.h; late: it runs behind its calls, as a GPU does; seed: of the calls of `noise`, those of the session with this seed; arm=usr1: nothing fails before SIGUSR1.
  * "--device cuda" gives the CPU's table under that name, so that the daemon batches sessions and watches for calls that hang. */
 #include "tests/fault/faulty_device.h"
 
@@ -11,7 +11,7 @@
 sc_status __real_sc_device_open(sc_device **out, const char *kind, int threads, sc_dtype act, sc_error *err);
 sc_status __wrap_sc_device_open(sc_device **out, const char *kind, int threads, sc_dtype act, sc_error *err);
 
-static uint64_t seed;
+static uint64_t seed, late_ms;
 
 static bool of_seed(void *ctx, const char *op, const void *what) {
     (void)ctx;
@@ -42,6 +42,7 @@ static void plan(void) {
         else if (!strcmp(w, "what=lost")) f.status = SC_ELOST;
         else if (!strcmp(w, "what=hang")) f.hang = true;
         else if (!strcmp(w, "arm=usr1")) armed = false;
+        else if (!strncmp(w, "late=", 5)) late_ms = strtoull(w + 5, NULL, 10);
         else if (!strncmp(w, "seed=", 5)) {
             seed = strtoull(w + 5, NULL, 10);
             f.counts = of_seed;
@@ -56,5 +57,6 @@ sc_status __wrap_sc_device_open(sc_device **out, const char *kind, int threads, 
     if (rc) return rc;
     plan();
     sc_faulty_wrap(*out);
+    if (late_ms) sc_faulty_run_behind(late_ms * 1000000u);
     return SC_OK;
 }

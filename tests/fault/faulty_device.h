@@ -7,10 +7,12 @@
  * One faulty device a process. Thread: the engine's, but for sc_faulty_arm, which a signal handler may call. */
 #ifndef SC_TESTS_FAULTY_DEVICE_H
 #define SC_TESTS_FAULTY_DEVICE_H
+#include "base/clock.h"
 #include "kernels/ops.h"
 
 #include <stdatomic.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
@@ -110,6 +112,55 @@ static sc_status sc_faulty_add_rows(sc_device *d, float *x, const float *table, 
     SC_FAULTY_CALL("add_rows", x, add_rows(d, x, table, row, m, dim, err));
 }
 static sc_status sc_faulty_finite(sc_device *d, int32_t *out, const float *x, size_t n, sc_error *err) { SC_FAULTY_CALL("finite", x, finite(d, out, x, n, err)); }
+/* ---- a device that runs behind its calls, as far as anybody can tell: each mark is passed `late_ns` after it was set ------- */
+
+struct sc_mark { uint64_t set_ns; };
+static uint64_t sc_faulty_late_ns;
+
+static sc_status sc_faulty_beside(sc_device *d, sc_device **out, sc_error *err) {
+    (void)d;
+    sc_status rc = sc_cpu_open(out, 1, err);
+    if (!rc) (*out)->ops = &sc_faulty.table;
+    return rc;
+}
+static sc_status sc_faulty_mark_create(sc_device *d, sc_mark **out, sc_error *err) {
+    (void)d;
+    *out = calloc(1, sizeof **out);
+    return *out ? SC_OK : sc_fail(err, SC_ENOMEM, "mark");
+}
+static void sc_faulty_mark_destroy(sc_device *d, sc_mark *m) { (void)d, free(m); }
+static sc_status sc_faulty_mark(sc_device *d, sc_mark *m, sc_error *err) {
+    (void)d;
+    m->set_ns = sc_now_ns();
+    SC_FAULTY_CALL("mark", m, sync(d, err));
+}
+static sc_status sc_faulty_after(sc_device *d, sc_mark *m, sc_error *err) { SC_FAULTY_CALL("after", m, sync(d, err)); }
+static bool sc_faulty_passed(sc_device *d, const sc_mark *m) {
+    (void)d;
+    return sc_faulty.lost || sc_now_ns() >= m->set_ns + sc_faulty_late_ns;
+}
+static sc_status sc_faulty_wait(sc_device *d, sc_mark *m, sc_error *err) {
+    while (!sc_faulty_passed(d, m)) usleep(200);
+    SC_FAULTY_CALL("wait", m, sync(d, err));
+}
+static sc_status sc_faulty_elapsed(sc_device *d, sc_mark *from, sc_mark *to, uint64_t *ns, sc_error *err) {
+    *ns = to->set_ns - from->set_ns;
+    SC_FAULTY_CALL("elapsed", from, sync(d, err));
+}
+static sc_status sc_faulty_fetch(sc_device *d, void *host, const void *src, size_t n, sc_error *err) { SC_FAULTY_CALL("fetch", src, download(d, host, src, n, err)); }
+static sc_status sc_faulty_replay(sc_device *d, const sc_replay_args *a, sc_error *err) {
+    (void)d;
+    return a->launch(a->ctx, err);
+}
+
+/* After sc_faulty_wrap, before an engine sees the device. */
+static inline void sc_faulty_run_behind(uint64_t late_ns) {
+    sc_ops *t = &sc_faulty.table;
+    sc_faulty_late_ns = late_ns;
+    t->beside = sc_faulty_beside, t->mark_create = sc_faulty_mark_create, t->mark_destroy = sc_faulty_mark_destroy, t->mark = sc_faulty_mark, t->after = sc_faulty_after;
+    t->wait = sc_faulty_wait, t->passed = sc_faulty_passed, t->elapsed = sc_faulty_elapsed, t->fetch = sc_faulty_fetch, t->replay = sc_faulty_replay;
+}
+
 static void sc_faulty_close(sc_device *d) {
     d->ops = sc_faulty.real;
     d->ops->close(d);
