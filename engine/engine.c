@@ -213,6 +213,7 @@ static void describe(sc_engine *e) {
     i->session_pages = e->pages_per_session;
     i->prompt_tokens = c->dit.text_len;
     i->behind = e->dev->ops->beside != NULL;
+    i->text_apart = e->text_dev != e->dev && !e->text_dev->ops->beside;
     i->parameters = e->dit->parameters;
     for (int s = 0; s < 3; s++) i->weight_bytes += set_bytes(sets[s]);
     sc_model_digest(sets, 3, i->digest);
@@ -283,6 +284,7 @@ void sc_engine_close(sc_engine *e) {
     if (e->dev) {
         const sc_ops *ops = e->dev->ops;
         void *p[] = {e->mods, e->row_mod_mixed, e->pages.k, e->pages.v, e->pages.rep_k, e->noise};
+        sc_prompt_forget(e);
         sc_prompt_cache_clear(e);
         sc_work_free(e->work, e->dev);
         sc_layout_free(e->layout, e->dev);

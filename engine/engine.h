@@ -53,6 +53,7 @@ typedef struct {
     size_t weight_bytes, session_bytes, work_bytes;
     int session_pages;                /* pages of the pool a session holds from its first to its last chunk */
     int prompt_tokens;                /* longest prompt, the end token included */
+    bool text_apart;                  /* the text encoder has a CPU device of its own: sc_engine_prompt_ask spares this thread its time */
     bool behind;                      /* the device runs behind the calls: sc_session_frames waits, and only sc_frames knows what passes took */
     long parameters;                  /* of the transformer */
 } sc_model_info;
@@ -97,6 +98,14 @@ void sc_session_destroy(sc_session *session); /* NULL is fine; gives its pages b
  * Errors: SC_EINVAL for bad text. */
 sc_status sc_session_set_prompt(sc_session *session, const char *text, size_t n, uint32_t seq, sc_transition transition,
                                 int blend_chunks, uint64_t *applies_at, sc_error *err);
+
+/* Encoding without waiting, for a model whose text encoder is apart: ask, go on with passes, take the answer when `done` has been called, and the
+ * words are known. known: sc_session_create and sc_session_set_prompt will not encode this text. ask: `text` is copied; `done` is called once, on
+ * another thread, and calls nothing of the engine. answer: what sc_session_set_prompt would have said; waits before `done`.
+ * Errors: ask SC_EBUSY while another text is asked for, SC_EINVAL (too long), SC_ENOMEM; answer SC_ENOTFOUND when nothing was asked. */
+bool sc_engine_prompt_known(const sc_engine *engine, const char *text, size_t n);
+sc_status sc_engine_prompt_ask(sc_engine *engine, const char *text, size_t n, void (*done)(void *ctx), void *ctx, sc_error *err);
+sc_status sc_engine_prompt_answer(sc_engine *engine, sc_error *err);
 
 sc_pass sc_session_next(const sc_session *session);
 

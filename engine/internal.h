@@ -10,6 +10,8 @@
 #include "engine/tokenizer.h"
 #include "engine/transformer.h"
 
+#include <pthread.h>
+
 enum { SC_PROMPT_CACHE = 16 };
 
 /* An encoded prompt. Reference counted by sessions and by the cache. */
@@ -49,6 +51,17 @@ struct sc_engine {
     float *noise;           /* device [latent_count] */
     sc_prompt *cache[SC_PROMPT_CACHE];
     uint64_t clock;         /* of the cache */
+    struct {
+        bool asked, joined;
+        pthread_t thread;
+        char *text;
+        size_t n;
+        void (*done)(void *ctx);
+        void *ctx;
+        sc_prompt *prompt;  /* from here on: the thread's until it is joined */
+        sc_status rc;
+        sc_error err;
+    } ask;                  /* a text that another thread encodes */
     struct {
         void (*fn)(void *ctx, const char *what, size_t done, size_t all);
         void *ctx;
@@ -97,6 +110,7 @@ static inline const float *sc_mods_of(const sc_engine *e, int step) { return e->
 sc_status sc_prompt_get(sc_engine *e, const char *text, size_t n, sc_prompt **out, sc_error *err); /* the caller holds a reference */
 void sc_prompt_drop(sc_engine *e, sc_prompt *p);
 void sc_prompt_cache_clear(sc_engine *e);
+void sc_prompt_forget(sc_engine *e); /* what was asked for and not answered; waits for it */
 sc_status sc_prompt_mix(sc_engine *e, const sc_prompt *a, const sc_prompt *b, double weight_b, sc_cross *out, sc_error *err);
 
 /* session.c */

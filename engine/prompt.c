@@ -1,7 +1,11 @@
 /* prompt.c - text to cross-attention keys and values, kept in a small cache keyed by text.
  *
  * A prompt is a property of the model, not of a session: two sessions with the same words share one entry. The cache holds the
- * SC_PROMPT_CACHE newest; what a session uses lives on through its reference. Thread: engine. */
+ * SC_PROMPT_CACHE newest; what a session uses lives on through its reference.
+ *
+ * Two halves: words to embeddings, which needs the text encoder and nothing else, and embeddings to keys and values. Where the encoder has a
+ * device of its own the first half may run on another thread (it takes seconds on a CPU); whoever needs the encoder meanwhile waits for it.
+ * Thread: engine, but for ask_main. */
 #include "engine/internal.h"
 
 #include <stdlib.h>
@@ -26,7 +30,8 @@ void sc_prompt_cache_clear(sc_engine *e) {
     }
 }
 
-static sc_status encode(sc_engine *e, const char *text, size_t n, sc_prompt **out, sc_error *err) {
+/* The half that needs the text encoder alone: words to embeddings. */
+static sc_status read_text(const sc_engine *e, const char *text, size_t n, sc_prompt **out, sc_error *err) {
     const int most = e->cfg.dit.text_len;
     sc_prompt *p = calloc(1, sizeof *p);
     int32_t *ids = malloc((size_t)most * sizeof *ids);
@@ -45,37 +50,119 @@ static sc_status encode(sc_engine *e, const char *text, size_t n, sc_prompt **ou
     if (e->cfg.cleaning == SC_TEXT_WAN_CLEAN && (rc = sc_text_clean(text, n, &clean, &clean_n, err))) goto cleanup;
     if ((rc = sc_tokenizer_encode(e->tokenizer, clean ? clean : text, clean_n, ids, most, &p->tokens, err))) goto cleanup;
     if ((rc = sc_t5_encode(e->t5, ids, p->tokens, p->emb, NULL, NULL, err))) goto cleanup;
-    if ((rc = sc_cross_create(e->dit, p->emb, p->tokens, true, &p->cross, err))) goto cleanup;
     p->refs = 1;
     *out = p;
     p = NULL;
 cleanup:
     free(ids);
     free(clean);
-    prompt_free(e, p);
+    if (p) {
+        free(p->text);
+        free(p->emb);
+        free(p);
+    }
     return rc;
 }
 
-sc_status sc_prompt_get(sc_engine *e, const char *text, size_t n, sc_prompt **out, sc_error *err) {
+/* The other half: keys and values, and the place of the oldest in the cache. The reference is the cache's; after an error p is gone. */
+static sc_status keep(sc_engine *e, sc_prompt *p, sc_error *err) {
+    const sc_status rc = sc_cross_create(e->dit, p->emb, p->tokens, true, &p->cross, err);
     int oldest = 0;
+
+    if (rc) {
+        prompt_free(e, p);
+        return rc;
+    }
+    for (int i = 1; i < SC_PROMPT_CACHE && e->cache[oldest]; i++)
+        if (!e->cache[i] || e->cache[i]->used < e->cache[oldest]->used) oldest = i;
+    sc_prompt_drop(e, e->cache[oldest]);
+    e->cache[oldest] = p;
+    p->used = ++e->clock;
+    return SC_OK;
+}
+
+static sc_prompt *find(const sc_engine *e, const char *text, size_t n) {
+    for (int i = 0; i < SC_PROMPT_CACHE; i++) {
+        sc_prompt *p = e->cache[i];
+        if (p && p->text_n == n && !memcmp(p->text, text, n)) return p;
+    }
+    return NULL;
+}
+
+static sc_status check_length(size_t n, sc_error *err) {
+    return n > SC_PROMPT_BYTES_MAX ? sc_fail(err, SC_EINVAL, "prompt: %zu bytes, at most %d", n, SC_PROMPT_BYTES_MAX) : SC_OK;
+}
+
+/* ---- on another thread -------------------------------------------------------------------------------------------------- */
+
+static void *ask_main(void *arg) {
+    sc_engine *e = arg;
+    e->ask.rc = read_text(e, e->ask.text, e->ask.n, &e->ask.prompt, &e->ask.err);
+    e->ask.done(e->ask.ctx);
+    return NULL;
+}
+
+static void join(sc_engine *e) {
+    if (!e->ask.asked || e->ask.joined) return;
+    pthread_join(e->ask.thread, NULL);
+    e->ask.joined = true;
+}
+
+bool sc_engine_prompt_known(const sc_engine *e, const char *text, size_t n) { return find(e, text, n) != NULL; }
+
+sc_status sc_engine_prompt_ask(sc_engine *e, const char *text, size_t n, void (*done)(void *ctx), void *ctx, sc_error *err) {
+    sc_status rc;
+
+    if (e->ask.asked) return sc_fail(err, SC_EBUSY, "prompt: another one is being encoded");
+    if ((rc = check_length(n, err))) return rc;
+    memset(&e->ask, 0, sizeof e->ask);
+    if (!(e->ask.text = malloc(n + 1))) return sc_fail(err, SC_ENOMEM, "prompt: out of memory");
+    memcpy(e->ask.text, text, n);
+    e->ask.n = n;
+    e->ask.done = done;
+    e->ask.ctx = ctx;
+    if (pthread_create(&e->ask.thread, NULL, ask_main, e)) {
+        free(e->ask.text);
+        return sc_fail(err, SC_ENOMEM, "prompt: cannot start a thread");
+    }
+    e->ask.asked = true;
+    return SC_OK;
+}
+
+sc_status sc_engine_prompt_answer(sc_engine *e, sc_error *err) {
+    if (!e->ask.asked) return sc_fail(err, SC_ENOTFOUND, "prompt: none was asked for");
+    join(e);
+    e->ask.asked = false;
+    free(e->ask.text);
+    if (e->ask.rc) return sc_fail(err, e->ask.rc, "%s", e->ask.err.text);
+    if (find(e, e->ask.prompt->text, e->ask.prompt->text_n)) { /* it became known meanwhile */
+        prompt_free(e, e->ask.prompt);
+        return SC_OK;
+    }
+    return keep(e, e->ask.prompt, err);
+}
+
+void sc_prompt_forget(sc_engine *e) {
+    if (!e->ask.asked) return;
+    join(e);
+    e->ask.asked = false;
+    free(e->ask.text);
+    if (!e->ask.rc) prompt_free(e, e->ask.prompt);
+}
+
+sc_status sc_prompt_get(sc_engine *e, const char *text, size_t n, sc_prompt **out, sc_error *err) {
     sc_status rc;
 
     *out = NULL;
-    if (n > SC_PROMPT_BYTES_MAX) return sc_fail(err, SC_EINVAL, "prompt: %zu bytes, at most %d", n, SC_PROMPT_BYTES_MAX);
-    for (int i = 0; i < SC_PROMPT_CACHE; i++) {
-        sc_prompt *p = e->cache[i];
-        if (p && p->text_n == n && !memcmp(p->text, text, n)) {
-            p->used = ++e->clock;
-            p->refs++;
-            *out = p;
-            return SC_OK;
+    if ((rc = check_length(n, err))) return rc;
+    if (!(*out = find(e, text, n))) {
+        join(e); /* one text at a time in the encoder */
+        if ((rc = read_text(e, text, n, out, err))) return rc;
+        if ((rc = keep(e, *out, err))) {
+            *out = NULL;
+            return rc;
         }
-        if (!p) oldest = i;
-        else if (e->cache[oldest] && p->used < e->cache[oldest]->used) oldest = i;
     }
-    if ((rc = encode(e, text, n, out, err))) return rc;
-    sc_prompt_drop(e, e->cache[oldest]);
-    e->cache[oldest] = *out;
     (*out)->used = ++e->clock;
     (*out)->refs++;
     return SC_OK;

@@ -212,7 +212,7 @@ static void do_patch(sc_scheduler *s, struct stream *t, sc_command *c) {
     sc_scheduler_publish(t);
 }
 
-static void do_command(sc_scheduler *s, sc_command *c) {
+static void do_now(sc_scheduler *s, sc_command *c) {
     struct stream *t = NULL;
     if (c->kind != SC_COMMAND_CREATE && !(t = find(s, c->id))) sc_problem_set(&c->problem, 404, "There is no such session.");
     else if (c->kind == SC_COMMAND_CREATE) do_create(s, c);
@@ -225,6 +225,90 @@ static void do_command(sc_scheduler *s, sc_command *c) {
         sc_scheduler_look_after(s, t, sc_now_ns());
     }
     c->done(c);
+}
+
+/* ---- commands whose words another thread reads ---- */
+
+/* The prompt that a command brings, or NULL. */
+static const char *words_of(const sc_command *c, size_t *n) {
+    if (c->kind == SC_COMMAND_CREATE) {
+        *n = c->create.prompt_bytes;
+        return c->create.prompt;
+    }
+    if (c->kind != SC_COMMAND_PROMPT && !(c->kind == SC_COMMAND_PATCH && c->patch.has_prompt)) return NULL;
+    *n = c->patch.prompt_bytes;
+    return c->patch.prompt;
+}
+
+/* Nothing is to be read for it now: its words are known, or its session is gone, which doing it will say. */
+static bool ready(sc_scheduler *s, const sc_command *c) {
+    size_t n = 0;
+    const char *words = words_of(c, &n);
+    if (!words || sc_engine_prompt_known(s->engine, words, n)) return true;
+    struct stream *t = c->kind == SC_COMMAND_CREATE ? NULL : find(s, c->id);
+    return c->kind != SC_COMMAND_CREATE && (!t || !t->session);
+}
+
+static bool must_wait(sc_scheduler *s, const sc_command *c) {
+    size_t n = 0;
+    if (!words_of(c, &n)) return false;
+    for (int i = 0; i < s->parked_n; i++) if (c->kind != SC_COMMAND_CREATE && !strcmp(s->parked[i]->id, c->id)) return true;
+    return !ready(s, c);
+}
+
+static void do_command(sc_scheduler *s, sc_command *c) {
+    if (!s->info.text_apart || !must_wait(s, c)) {
+        do_now(s, c);
+        return;
+    }
+    if (s->parked_n < SC_SCHEDULER_QUEUE) {
+        s->parked[s->parked_n++] = c;
+        return;
+    }
+    sc_problem_set(&c->problem, 503, "Too many prompts wait for the text encoder; try again later.");
+    c->done(c);
+}
+
+static sc_command *unpark(sc_scheduler *s) {
+    if (!s->parked_n) return NULL;
+    sc_command *c = s->parked[0];
+    memmove(s->parked, s->parked + 1, sizeof *s->parked * (size_t)--s->parked_n);
+    return c;
+}
+
+/* Any thread. */
+static void text_read(void *arg) {
+    sc_scheduler *s = arg;
+    atomic_store(&s->text_read, true);
+    sc_scheduler_wake(s);
+}
+
+/* Does what can be done of the parked commands, in order, and asks for the words of the first that cannot. */
+static void run_parked(sc_scheduler *s) {
+    while (!s->fault.status) {
+        sc_error err = {0};
+        sc_status rc = SC_OK;
+        if (s->asking) {
+            if (!atomic_load(&s->text_read)) return;
+            s->asking = false;
+            sc_scheduler_enter_device(s);
+            rc = sc_engine_prompt_answer(s->engine, &err);
+            sc_scheduler_leave_device(s);
+        } else if (!s->parked_n) return;
+        else if (!ready(s, s->parked[0])) {
+            size_t n = 0;
+            const char *words = words_of(s->parked[0], &n);
+            atomic_store(&s->text_read, false);
+            rc = sc_engine_prompt_ask(s->engine, words, n, text_read, s, &err);
+            s->asking = !rc;
+            if (!rc) return;
+        }
+        sc_command *c = unpark(s);
+        if (rc) {
+            problem_from(s, &c->problem, &err, c->kind == SC_COMMAND_PROMPT ? "/text" : "/prompt");
+            c->done(c);
+        } else do_now(s, c);
+    }
 }
 
 /* ---- the thread ---- */
@@ -267,7 +351,7 @@ static bool stopping(sc_scheduler *s) {
 }
 
 static void refuse_all(sc_scheduler *s, const char *why) {
-    for (sc_command *c; (c = take_command(s));) {
+    for (sc_command *c; (c = unpark(s)) || (c = take_command(s));) {
         sc_problem_set(&c->problem, 503, "%s", why);
         c->done(c);
     }
@@ -300,6 +384,7 @@ static void *engine_main(void *arg) {
     while (!stopping(s) && !s->fault.status) {
         uint64_t wake = SC_NEVER;
         for (sc_command *c; !s->fault.status && (c = take_command(s));) do_command(s, c);
+        run_parked(s);
         if (s->fault.status) break;
         uint64_t now = sc_now_ns();
         sc_scheduler_housekeeping(s, now);
@@ -418,6 +503,7 @@ void sc_scheduler_free(sc_scheduler *s) {
         free(s->streams[i]);
     }
     if (!s->n || s->state != SC_ENGINE_FAILED) sc_engine_close(s->engine);
+    else if (s->asking) return; /* its thread is not waited for: the process ends, and it may still say that it is done */
     pthread_cond_destroy(&s->changed);
     pthread_mutex_destroy(&s->lock);
     free(s->made);

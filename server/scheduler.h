@@ -6,6 +6,9 @@
  *     loop:  commands -> housekeeping (viewers, idle sessions) -> plan (plan.h) -> one pass, or sleep until the plan says
  *     chunk: denoise 0..3 -> decode -> frames to the encoder -> clean, at once -> [waits: just in time] -> denoise 0 ...
  *
+ * A text encoder on a device of its own (--text-device cpu) takes up to seconds for a prompt. A command with words that are not known yet is then
+ * parked until another thread has read them; so is a later one for the same session, which may not overtake it. Everything else goes on.
+ *
  * A session makes chunk 0 as soon as it exists, so that snapshots and first viewers find a picture. Later chunks are made while somebody
  * watches (or run_without_viewers was asked for); otherwise its state is "paused" with the reason "no viewers", and the first viewer
  * makes it "running" again.

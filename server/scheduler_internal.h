@@ -52,6 +52,10 @@ struct sc_scheduler {
     struct made *made;
     int made_at;
     bool batches;
+    sc_command *parked[SC_SCHEDULER_QUEUE]; /* oldest first: their words are still to be read by a text encoder that stands apart */
+    int parked_n;
+    bool asking;               /* the engine has been asked for the first one's words */
+    atomic_bool text_read;     /* and may answer; set by its thread */
     sc_error fault;            /* status SC_ELOST: the device is gone */
 };
 

@@ -4,7 +4,7 @@
  * of them fail, and how: SC_EGPU fails like a CUDA call whose error is not sticky (nothing is written, the next call is as good as ever);
  * SC_ELOST fails like one whose error is: from then on every call gives SC_ELOST, frees do nothing, and nothing reaches the device, which is
  * what the guard of kernels/cuda/cuda.c does. `hang`: the call does not come back. Calls after a loss are counted.
- * One faulty device a process. Thread: the engine's, but for sc_faulty_arm, which a signal handler may call. */
+ * slow_ms: the call takes that long. One faulty device a process. Thread: the engine's, but for sc_faulty_arm, which a signal handler may call. */
 #ifndef SC_TESTS_FAULTY_DEVICE_H
 #define SC_TESTS_FAULTY_DEVICE_H
 #include "base/clock.h"
@@ -21,6 +21,7 @@ typedef struct {
     long nth, times;     /* of the calls that count, this one (from 1) and times - 1 after it fail; times < 0: all after it */
     sc_status status;    /* SC_EGPU, SC_ELOST */
     bool hang;
+    unsigned slow_ms;    /* not 0: such a call takes so much longer and does not fail */
     bool (*counts)(void *ctx, const char *op, const void *what); /* NULL: all. what: the arguments; of copies the memory, see below */
     void *ctx;
 } sc_fault;
@@ -59,6 +60,10 @@ static inline sc_status sc_faulty_now(const char *op, const void *what, sc_error
     if (!atomic_load(&sc_faulty.armed) || (f->op && strcmp(f->op, op)) || (f->counts && !f->counts(f->ctx, op, what))) return SC_OK;
     const long n = ++sc_faulty.counted;
     if (n < f->nth || (f->times >= 0 && n >= f->nth + f->times)) return SC_OK;
+    if (f->slow_ms) {
+        usleep(f->slow_ms * 1000);
+        return SC_OK;
+    }
     sc_faulty.failed++;
     while (f->hang) pause();
     sc_faulty.lost = f->status == SC_ELOST;

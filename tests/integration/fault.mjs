@@ -98,6 +98,45 @@ for (const [device, late] of [['cpu', ''], ['cuda', ''], ['cuda', ' late=40']]) 
   await d.stop();
 }
 
+// ---- slow ----
+
+{
+  const d = await start('op=text_attention nth=1 times=-1 slow=150 on=twin arm=usr1', ['--text-device', 'twin']);
+  await check('a prompt that the text encoder takes long for holds up nobody else', async () => {
+    const first = 'a red ball bouncing right over green hills at noon';
+    const [id, other, gone] = [await session(d, 1, first), await session(d, 2, first), await session(d, 3, first)];
+    const v = await Viewer.open(d, other);
+    await v.frame(0);
+    d.child.kill('SIGUSR1');
+    await sleep(100);
+    const order = [];
+    const ask = (name, method, path, body) => call(d, method, path, { body }).then((answer) => (order.push(name), answer));
+    const slow = ask('slow', 'PATCH', `/v1/sessions/${id}`, { prompt: 'two white birds over the sea in fog' });
+    await sleep(50); // it is being read now
+    const known = ask('known words behind it', 'PATCH', `/v1/sessions/${id}`, { prompt: first });
+    const orphan = ask('for a session that goes', 'PATCH', `/v1/sessions/${gone}`, { prompt: 'a green car in the desert' });
+    await sleep(20);
+    const paused = await ask('pause', 'PATCH', `/v1/sessions/${other}`, { state: 'paused' });
+    const elsewhere = await ask('known words elsewhere', 'PATCH', `/v1/sessions/${other}`, { prompt: first, state: 'running' });
+    assert.equal((await ask('delete', 'DELETE', `/v1/sessions/${gone}`)).status, 204);
+    assert.deepEqual(order, ['pause', 'known words elsewhere', 'delete']);
+    assert.deepEqual([paused.status, elsewhere.status], [202, 202]);
+    const [a, b] = [await slow, await known];
+    assert.deepEqual([a.status, b.status], [202, 202], `${a.text} ${b.text}`);
+    assert.ok(b.json().seq > a.json().seq, 'the newer words are the later ones');
+    problem(await orphan, { status: 404 });
+    assert.deepEqual(order.slice(3), ['slow', 'known words behind it', 'for a session that goes']);
+    const created = await call(d, 'POST', '/v1/sessions', { body: { prompt: 'a yellow saucer over snowy mountains at night', seed: 4 } });
+    assert.equal(created.status, 201);
+    problem(await call(d, 'PATCH', `/v1/sessions/${id}`, { body: { prompt: 'x'.repeat(5000) } }), { status: 422 });
+    await v.frame();
+    await v.close();
+    d.terminate(); // with words on their way
+    await call(d, 'PATCH', `/v1/sessions/${id}`, { body: { prompt: 'a last wish' } }).catch(() => null);
+  });
+  await d.stop();
+}
+
 // ---- sticky ----
 
 for (const [what, fault, args] of [
