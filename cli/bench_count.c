@@ -3,6 +3,7 @@
 #include "engine/tae.h"
 
 #include <stdio.h>
+#include <string.h>
 
 double sc_flops_sum(sc_flops f) { return f.linear + f.attention + f.decoder; }
 
@@ -30,9 +31,36 @@ static double taps(const sc_engine *e, const char *name) {
     return t ? (double)t->count : 0;
 }
 
+void sc_count_vae_place(const char *name, double *pixels, double *frames) {
+    static const double times[] = {1, 2, 4, 4};
+    int index = 0, level = 0;
+    bool resample = strstr(name, ".resample.") != NULL;
+
+    if (sscanf(name, "decoder.upsamples.%d", &index) == 1) level = index / 4 + resample;
+    else if (!strncmp(name, "decoder.head", 12)) level = 3;
+    if (level > 3) level = 3;
+    *pixels = (double)(1 << (2 * level));
+    *frames = times[level];
+}
+
+/* Of a stream that has begun. Attention in the middle of the latent's size is not counted. */
+static double vae_flops(const sc_engine *e) {
+    const sc_config *c = &e->cfg;
+    double sum = 0;
+
+    for (int i = 0; i < sc_tensors_count(e->decoder_tensors); i++) {
+        const sc_tensor *t = sc_tensors_at(e->decoder_tensors, i);
+        double pixels, frames;
+        if (t->rank < 4 || strncmp(t->name, "decoder.", 8)) continue;
+        sc_count_vae_place(t->name, &pixels, &frames);
+        sum += 2.0 * (double)t->count * pixels * frames;
+    }
+    return sum * c->latent_h * c->latent_w * c->chunk_frames;
+}
+
 sc_flops sc_count_decode(const sc_engine *e) {
     const sc_config *c = &e->cfg;
-    if (c->decoder.kind != SC_DECODER_TAEHV) return (sc_flops){0};
+    if (c->decoder.kind != SC_DECODER_TAEHV) return (sc_flops){.decoder = vae_flops(e)};
     const sc_tae_shape s = sc_tae_published(c->decoder.z, c->decoder.patch, c->latent_h, c->latent_w, c->chunk_frames);
     double pixels = (double)c->chunk_frames * c->latent_h * c->latent_w, sum = pixels * taps(e, "1");
     char name[32];

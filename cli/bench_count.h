@@ -10,12 +10,15 @@ typedef struct { double linear, attention, decoder; } sc_flops;
  * cross_rows keys of the prompt. A clean pass counts like any other, although the engine leaves out what nobody reads of it. */
 sc_flops sc_count_pass(const sc_engine *e, const sc_kv_view *view, int cross_rows);
 
-/* The decoder on one later chunk, as published (the 1x1 growth after the upsampling); 0 when it is no TAEHV. */
+/* The decoder on one later chunk, as published (TAEHV: the 1x1 growth after the upsampling). */
 sc_flops sc_count_decode(const sc_engine *e);
 
 /* Text encoder and cross-attention keys and values of a prompt of n tokens. */
 sc_flops sc_count_text(const sc_engine *e, int tokens);
 
 double sc_flops_sum(sc_flops f);
+
+/* Where tensor `name` of the Wan VAE's decoder works: pixels of a frame and frames of a chunk, both relative to the latent's. */
+void sc_count_vae_place(const char *name, double *pixels, double *frames);
 
 #endif

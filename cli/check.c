@@ -103,7 +103,7 @@ static sc_status look_at_cuda(machine *m, sc_error *err) {
         rc = sc_fail(err, SC_EGPU, "device cuda: the driver finds no card");
         goto cleanup;
     }
-    m->memory = (double)bytes - 1.2e9; /* context, libraries and their workspaces */
+    m->memory = (double)bytes - 1.8e9; /* context, libraries, and the workspaces of three queues */
     m->attention = 0.9;
     m->decoder = 0.5;
     m->rate = 0;

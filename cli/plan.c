@@ -64,23 +64,11 @@ static sc_kv_rule rule_of(const sc_config *c) {
                         .window_frames = c->memory.window_frames, .sink_frames = c->memory.sink_frames};
 }
 
-/* Where a tensor of the Wan VAE's decoder works: pixels and frames of a chunk, relative to the latent's. */
-static void vae_place(const char *name, double *pixels, double *frames) {
-    static const double times[] = {1, 2, 4, 4};
-    int index = 0, level = 0;
-    bool resample = strstr(name, ".resample.") != NULL;
-
-    if (sscanf(name, "decoder.upsamples.%d", &index) == 1) level = index / 4 + resample;
-    else if (!strncmp(name, "decoder.head", 12)) level = 3;
-    if (level > 3) level = 3;
-    *pixels = (double)(1 << (2 * level));
-    *frames = times[level];
-}
-
 static void plan_decoder(sc_plan *p, const sc_plan_model *m, double act) {
     const sc_config *c = &m->config;
     double pixels = (double)c->latent_h * c->latent_w, most = pixels * c->chunk_frames * c->decoder.z;
 
+    p->decoder = sc_count_decode(&(sc_engine){.cfg = *c, .decoder_tensors = m->set[2]}).decoder;
     if (c->decoder.kind == SC_DECODER_TAEHV) {
         const sc_tae_shape tae = sc_tae_published(c->decoder.z, c->decoder.patch, c->latent_h, c->latent_w, c->chunk_frames);
         double n = c->chunk_frames;
@@ -93,16 +81,14 @@ static void plan_decoder(sc_plan *p, const sc_plan_model *m, double act) {
             if (n * pixels * (next > out ? next : out) > most) most = n * pixels * (next > out ? next : out);
         }
         p->work += 3 * most * act;
-        p->decoder = sc_count_decode(&(sc_engine){.cfg = *c, .decoder_tensors = m->set[2]}).decoder;
         return;
     }
     for (int i = 0; i < sc_tensors_count(m->set[2]); i++) {
         const sc_tensor *t = sc_tensors_at(m->set[2], i);
         double px, frames;
         if (t->rank < 4 || strncmp(t->name, "decoder.", 8)) continue;
-        vae_place(t->name, &px, &frames);
+        sc_count_vae_place(t->name, &px, &frames);
         if (t->rank == 5 && t->shape[2] == 3) p->session += 2.0 * (double)t->shape[1] * px * pixels * act; /* its last two input frames */
-        p->decoder += 2.0 * (double)t->count * px * pixels * frames * c->chunk_frames;
     }
     p->work += 1e9; /* it takes as many latents at a time as keep that */
 }
