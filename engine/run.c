@@ -229,12 +229,13 @@ static sc_status read_clocks(sc_session *s, sc_error *err) {
 
 sc_status sc_session_collect(sc_session *s, sc_error *err) {
     sc_device *dev = s->engine->decode_dev;
+    sc_error clock;
     sc_status rc = SC_OK;
 
     if (!s->awaited) return SC_OK;
     if (s->decoded && (rc = dev->ops->wait(dev, s->decoded, err)) == SC_ELOST) return rc;
     s->awaited = false;
-    if (!rc && s->decoded && (rc = read_clocks(s, err)) == SC_ELOST) return rc;
+    if (!rc && s->decoded && read_clocks(s, &clock) == SC_ELOST) return sc_fail(err, SC_ELOST, "%s", clock.text); /* any other failure there costs a figure */
     if (rc) mark_failed(s, err);
     else if (!*s->finite_host) mark_failed(s, &not_finite);
     else s->newest = s->coming;
