@@ -4,6 +4,7 @@
  * The pool holds max_sessions runs of pages; a session's memory is constant, so admission is exact. A device whose kernels are loaded and
  * products are planned when they are first called (CUDA) makes one chunk before the model counts as open. */
 #include "engine/internal.h"
+#include "base/clock.h"
 #include "base/log.h"
 #include "engine/devmem.h"
 #include "engine/digest.h"
@@ -225,12 +226,14 @@ static sc_status warm(sc_engine *e, sc_error *err) {
     sc_session *s = NULL;
     sc_frames f;
     sc_status rc = sc_session_create(e, 0, prompt, sizeof prompt - 1, 0, &s, err);
+    const uint64_t begin = sc_now_ns();
 
     while (!rc && !sc_session_failed(s, err) && sc_session_next(s).chunk == 0) rc = sc_engine_run(e, &s, 1, err);
     if (!rc && sc_session_failed(s, err)) rc = err->status;
     if (!rc) rc = sc_session_frames(s, &f, err);
     if (!rc && sc_session_failed(s, err)) rc = err->status; /* as only its frames say */
     if (!rc) rc = e->dev->ops->sync(e->dev, err);
+    e->info.first_chunk_ns = sc_now_ns() - begin;
     sc_session_destroy(s);
     sc_prompt_cache_clear(e);
     return rc;

@@ -53,6 +53,7 @@ typedef struct {
     size_t weight_bytes, session_bytes, work_bytes;
     int session_pages;                /* pages of the pool a session holds from its first to its last chunk */
     int prompt_tokens;                /* longest prompt, the end token included */
+    uint64_t first_chunk_ns;          /* what the chunk took that was made when the model was opened (a device that runs `behind`); else 0 */
     bool text_apart;                  /* the text encoder has a CPU device of its own: sc_engine_prompt_ask spares this thread its time */
     bool behind;                      /* the device runs behind the calls: sc_session_frames waits, and only sc_frames knows what passes took */
     long parameters;                  /* of the transformer */

@@ -374,6 +374,8 @@ static void *engine_main(void *arg) {
     sc_engine_describe(s->engine, &info);
     if (info.fps < 1) info.fps = 16;
     if (info.steps < 1) info.steps = 1;
+    /* Calls that only launch say nothing of how long frames may take: a model with chunks of seconds does not hang. */
+    if (info.first_chunk_ns > atomic_load(&s->longest_ns)) atomic_store(&s->longest_ns, info.first_chunk_ns);
     pthread_mutex_lock(&s->lock);
     s->info = info;
     s->state = SC_ENGINE_READY;
