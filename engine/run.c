@@ -42,10 +42,11 @@ static sc_status prepare(sc_engine *e, sc_session *const *ss, int n, const int *
 }
 
 /* A stream does not go on behind a hole. */
-static void mark_failed(sc_session *s, const sc_error *why) {
+static void fail_at(sc_session *s, uint64_t chunk, const sc_error *why) {
     s->failed = true;
-    sc_fail(&s->error, why->status, "chunk %llu: %.480s", (unsigned long long)s->chunk, why->text);
+    sc_fail(&s->error, why->status, "chunk %llu: %.480s", (unsigned long long)chunk, why->text);
 }
+static void mark_failed(sc_session *s, const sc_error *why) { fail_at(s, s->chunk, why); }
 
 /* ---- a pass, perhaps played again --------------------------------------------------------------------------------------- */
 
@@ -236,8 +237,8 @@ sc_status sc_session_collect(sc_session *s, sc_error *err) {
     if (s->decoded && (rc = dev->ops->wait(dev, s->decoded, err)) == SC_ELOST) return rc;
     s->awaited = false;
     if (!rc && s->decoded && read_clocks(s, &clock) == SC_ELOST) return sc_fail(err, SC_ELOST, "%s", clock.text); /* any other failure there costs a figure */
-    if (rc) mark_failed(s, err);
-    else if (!*s->finite_host) mark_failed(s, &not_finite);
+    if (rc) fail_at(s, s->coming.chunk, err); /* the session may be a chunk ahead */
+    else if (!*s->finite_host) fail_at(s, s->coming.chunk, &not_finite);
     else s->newest = s->coming;
     return SC_OK;
 }

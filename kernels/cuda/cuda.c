@@ -51,7 +51,13 @@ bool sc_cuda_sticky(int error) {
     }
 }
 
-bool sc_cuda_failed(const sc_device *dev) { return ((const device *)dev)->failed; }
+/* A card is lost for all its queues; the first one's device remembers it. */
+static const device *card(const sc_device *dev) {
+    const device *d = (const device *)dev;
+    return d->cuda.first ? (const device *)d->cuda.first : d;
+}
+
+bool sc_cuda_failed(const sc_device *dev) { return card(dev)->failed; }
 
 /* ---- guard -------------------------------------------------------------------------------------------------------------- */
 
@@ -67,6 +73,7 @@ static sc_status guard(sc_device *dev, const char *op, sc_status rc, sc_error *e
         cudaGetLastError();
         return rc;
     }
+    d = (device *)card(dev);
     d->failed = true;
     snprintf(d->reason, sizeof d->reason, "%s: %s", op, cudaGetErrorString(e));
     return sc_fail(err, SC_ELOST, "device lost: %s", d->reason);
@@ -74,7 +81,7 @@ static sc_status guard(sc_device *dev, const char *op, sc_status rc, sc_error *e
 
 #define GUARDED(name, args)                                                                          \
     static sc_status op_##name(sc_device *dev, const args *a, sc_error *err) {                            \
-        if (((const device *)dev)->failed) return refused((const device *)dev, #name, err);          \
+        if (sc_cuda_failed(dev)) return refused(card(dev), #name, err);                              \
         return guard(dev, #name, sc_cuda_##name(dev, a, err), err);                                  \
     }
 GUARDED(linear, sc_linear_args)
@@ -101,7 +108,7 @@ GUARDED(frame_attention, sc_frame_attention_args)
 GUARDED(planes_in, sc_planes_in_args)
 GUARDED(replay, sc_replay_args)
 
-#define REFUSE_IF_LOST(op) if (((const device *)dev)->failed) return refused((const device *)dev, op, err)
+#define REFUSE_IF_LOST(op) if (sc_cuda_failed(dev)) return refused(card(dev), op, err)
 
 static sc_status gather(sc_device *dev, float *out, const sc_matrix *table, const int32_t *rows, int n, sc_error *err) {
     REFUSE_IF_LOST("gather");
@@ -140,14 +147,14 @@ static sc_status elapsed(sc_device *dev, sc_mark *from, sc_mark *to, uint64_t *n
     REFUSE_IF_LOST("elapsed");
     return guard(dev, "elapsed", sc_cuda_elapsed(dev, from, to, ns, err), err);
 }
-static bool passed(sc_device *dev, const sc_mark *m) { return ((const device *)dev)->failed || sc_cuda_passed(dev, m); }
+static bool passed(sc_device *dev, const sc_mark *m) { return sc_cuda_failed(dev) || sc_cuda_passed(dev, m); }
 static sc_status mark_create(sc_device *dev, sc_mark **out, sc_error *err) {
     *out = NULL;
     REFUSE_IF_LOST("mark_create");
     return guard(dev, "mark_create", sc_cuda_mark_create(dev, out, err), err);
 }
 static void mark_destroy(sc_device *dev, sc_mark *m) {
-    if (!((const device *)dev)->failed) sc_cuda_mark_destroy(dev, m);
+    if (!sc_cuda_failed(dev)) sc_cuda_mark_destroy(dev, m);
 }
 static sc_status matrix_create(sc_device *dev, sc_matrix **out, const sc_matrix_desc *d, sc_error *err) {
     *out = NULL;
@@ -162,10 +169,10 @@ static sc_status filter_create(sc_device *dev, sc_filter **out, const sc_filter_
 
 /* Weights of a lost context are left to the end of the process. */
 static void matrix_destroy(sc_device *dev, sc_matrix *m) {
-    if (!((const device *)dev)->failed) sc_cuda_matrix_destroy(dev, m);
+    if (!sc_cuda_failed(dev)) sc_cuda_matrix_destroy(dev, m);
 }
 static void filter_destroy(sc_device *dev, sc_filter *w) {
-    if (!((const device *)dev)->failed) sc_cuda_filter_destroy(dev, w);
+    if (!sc_cuda_failed(dev)) sc_cuda_filter_destroy(dev, w);
 }
 
 /* ---- memory ------------------------------------------------------------------------------------------------------------- */
@@ -181,7 +188,7 @@ static sc_status status_of(cudaError_t e, const char *op, size_t bytes, sc_error
 
 static void release(sc_device *dev, void *p) {
     const device *d = (device *)dev;
-    if (!p || d->failed) return; /* a lost context gives its memory back by itself */
+    if (!p || sc_cuda_failed(dev)) return; /* a lost context gives its memory back by itself */
     if (d->cuda.pooled) cudaFreeAsync(p, d->cuda.stream);
     else cudaFree(p);
 }
@@ -211,7 +218,7 @@ static sc_status alloc_host(sc_device *dev, void **out, size_t bytes, sc_error *
 }
 
 static void release_host(sc_device *dev, void *p) {
-    if (p && !((device *)dev)->failed) cudaFreeHost(p);
+    if (p && !sc_cuda_failed(dev)) cudaFreeHost(p);
 }
 
 static sc_status transfer(sc_device *dev, void *dst, const void *src, size_t bytes, enum cudaMemcpyKind kind, const char *op, sc_error *err) {
@@ -249,7 +256,7 @@ static void close_device(sc_device *dev) {
     device *d = (device *)dev;
     if (!d) return;
     free(d->cuda.choices);
-    if (d->failed) { /* nothing of it answers any more */
+    if (sc_cuda_failed(dev)) { /* nothing of it answers any more */
         free(d);
         return;
     }
@@ -264,7 +271,7 @@ static void close_device(sc_device *dev) {
 }
 
 static void loaded(sc_device *dev) {
-    if (!((device *)dev)->failed) sc_cuda_upload_end(&((device *)dev)->cuda);
+    if (!sc_cuda_failed(dev)) sc_cuda_upload_end(&((device *)dev)->cuda);
 }
 
 static sc_status beside(sc_device *dev, sc_device **out, sc_error *err);
@@ -336,9 +343,10 @@ static sc_status beside(sc_device *dev, sc_device **out, sc_error *err) {
     *out = NULL;
     REFUSE_IF_LOST("beside");
     if (!(d = calloc(1, sizeof *d))) return sc_fail(err, SC_ENOMEM, "device cuda: out of memory");
-    d->cuda = (struct sc_cuda){.base = first->cuda.base, .lt = first->cuda.lt, .workspace_bytes = first->cuda.workspace_bytes / 2 > SC_CUDA_WORKSPACE_MIN ? first->cuda.workspace_bytes / 2 : SC_CUDA_WORKSPACE_MIN, .ordinal = first->cuda.ordinal,
-                               .sm_count = first->cuda.sm_count, .cc_major = first->cuda.cc_major, .cc_minor = first->cuda.cc_minor, .first = (struct sc_cuda *)dev,
-                               .pooled = first->cuda.pooled};
+    const size_t half = first->cuda.workspace_bytes / 2;
+    d->cuda = (struct sc_cuda){.base = first->cuda.base, .lt = first->cuda.lt, .workspace_bytes = half > SC_CUDA_WORKSPACE_MIN ? half : SC_CUDA_WORKSPACE_MIN,
+                               .ordinal = first->cuda.ordinal, .sm_count = first->cuda.sm_count, .cc_major = first->cuda.cc_major, .cc_minor = first->cuda.cc_minor,
+                               .first = (struct sc_cuda *)dev, .pooled = first->cuda.pooled};
     if ((rc = open_queue(d, true, err))) close_device(&d->cuda.base);
     else *out = &d->cuda.base;
     return rc;
