@@ -13,17 +13,12 @@
  * results are those of the same weights as f32, bit for bit. Making a panel costs about as much as eight rows of x; an item therefore
  * has more rows (BF16_ROWS), and few tokens are bound by reading the weights. Where there is AMX, linear_amx.c takes these weights. */
 #include "kernels/cpu/linear.h"
+#include "base/map_ahead.h"
 
 #include <assert.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/mman.h>
-
-#ifndef MADV_POPULATE_READ
-#define MADV_POPULATE_READ 22 /* Linux 5.14 */
-#endif
-
-enum { ROWS = 60, BF16_ROWS = 180, COLS = 256, K_BLOCK = 1024, PAGE = 4096 };
+enum { ROWS = 60, BF16_ROWS = 180, COLS = 256, K_BLOCK = 1024 };
 static const size_t TOUCH_BYTES = (size_t)4 << 20;
 
 typedef struct { const char *from; size_t bytes; } span;
@@ -32,11 +27,10 @@ typedef struct { const char *from; size_t bytes; } span;
 static void touch_item(void *ctx, int item, int thread) {
     const span *s = ctx;
     const size_t at = (size_t)item * TOUCH_BYTES, n = s->bytes - at < TOUCH_BYTES ? s->bytes - at : TOUCH_BYTES;
-    char *first = (char *)((uintptr_t)(s->from + at) & ~(uintptr_t)(PAGE - 1));
 
     (void)thread;
-    if (!madvise(first, (size_t)(s->from + at + n - first), MADV_POPULATE_READ)) return;
-    for (size_t i = 0; i < n; i += PAGE) (void)*(const volatile char *)(s->from + at + i);
+    if (sc_map_ahead(s->from + at, n)) return;
+    for (size_t i = 0; i < n; i += SC_PAGE_BYTES) (void)*(const volatile char *)(s->from + at + i);
 }
 
 static sc_status keep_bf16(sc_device *dev, sc_matrix *m, const sc_matrix_desc *d, sc_error *err) {

@@ -10,19 +10,15 @@
  *
  * The staging exists from the first copy to sc_cuda_upload_end (the table's `loaded`). */
 #include "kernels/cuda/upload.h"
+#include "base/map_ahead.h"
 #include "kernels/cpu/cpu.h"
 
 #include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/mman.h>
 #include <unistd.h>
 
-#ifndef MADV_POPULATE_READ
-#define MADV_POPULATE_READ 22 /* Linux 5.14 */
-#endif
-
-enum { THREADS_MAX = 16, BUFFERS = 2, PAGE = 4096 };
+enum { THREADS_MAX = 16, BUFFERS = 2 };
 static const size_t PIECE = (size_t)1 << 20;
 
 typedef struct {
@@ -52,14 +48,13 @@ static void send_piece(void *ctx, int item, int thread) {
     const int b = l->turn;
     const size_t at = (size_t)item * PIECE, n = j->bytes - at < PIECE ? j->bytes - at : PIECE;
     char *const buffer = u->pinned + (size_t)(thread * BUFFERS + b) * PIECE;
-    char *const page = (char *)((uintptr_t)(j->host + at) & ~(uintptr_t)(PAGE - 1));
     cudaError_t e;
 
     if (atomic_load(&j->error)) return;
     e = cudaSetDevice(j->c->ordinal); /* per thread */
     if (e == cudaSuccess) e = cudaEventSynchronize(l->free[b]);
     if (e == cudaSuccess) {
-        if (n == PIECE) madvise(page, (size_t)(j->host + at + n - page), MADV_POPULATE_READ); /* one call for 256 faults; an older kernel refuses, and memcpy takes them */
+        if (n == PIECE) sc_map_ahead(j->host + at, n); /* one call for 256 faults; an older kernel refuses, and memcpy takes them */
         memcpy(buffer, j->host + at, n);
         e = cudaMemcpyAsync(j->dst + at, buffer, n, cudaMemcpyHostToDevice, j->c->stream);
     }
