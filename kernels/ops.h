@@ -437,6 +437,14 @@ typedef struct {
     sc_status (*replay)(sc_device *, const sc_replay_args *, sc_error *);
 } sc_ops;
 
+/* The operations of the table that take one struct of arguments, for whoever stands in front of all of them. X(name, type of the arguments). */
+#define SC_OPS_WITH_ARGS(X) \
+    X(linear, sc_linear_args) X(layer_norm, sc_layer_norm_args) X(rms_norm, sc_rms_norm_args) X(qkv, sc_qkv_args) X(select, sc_select_args) \
+    X(attention, sc_attention_args) X(memory_update, sc_memory_update_args) X(cross_attention, sc_cross_attention_args) \
+    X(text_attention, sc_text_attention_args) X(patchify, sc_patch_args) X(unpatchify, sc_patch_args) X(noise, sc_noise_args) X(denoise, sc_denoise_args) \
+    X(latent_in, sc_latent_in_args) X(conv, sc_conv_args) X(grow, sc_grow_args) X(pool, sc_pool_args) X(pixels, sc_pixels_args) X(conv3, sc_conv3_args) \
+    X(channel_norm, sc_channel_norm_args) X(frame_attention, sc_frame_attention_args) X(planes_in, sc_planes_in_args)
+
 /* A device begins with this; a backend embeds it as its first member. */
 struct sc_device {
     const sc_ops *ops;

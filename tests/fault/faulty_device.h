@@ -71,15 +71,9 @@ static inline sc_status sc_faulty_now(const char *op, const void *what, sc_error
 }
 
 #define SC_FAULTY_CALL(op, what, call) do { sc_status rc = sc_faulty_now(op, what, err); return rc ? rc : sc_faulty.real->call; } while (0)
-#define SC_FAULTY_ARGS(X) \
-    X(linear, sc_linear_args) X(layer_norm, sc_layer_norm_args) X(rms_norm, sc_rms_norm_args) X(qkv, sc_qkv_args) X(select, sc_select_args) \
-    X(attention, sc_attention_args) X(memory_update, sc_memory_update_args) X(cross_attention, sc_cross_attention_args) \
-    X(text_attention, sc_text_attention_args) X(patchify, sc_patch_args) X(unpatchify, sc_patch_args) X(noise, sc_noise_args) X(denoise, sc_denoise_args) \
-    X(latent_in, sc_latent_in_args) X(conv, sc_conv_args) X(grow, sc_grow_args) X(pool, sc_pool_args) X(pixels, sc_pixels_args) X(conv3, sc_conv3_args) \
-    X(channel_norm, sc_channel_norm_args) X(frame_attention, sc_frame_attention_args) X(planes_in, sc_planes_in_args)
 #define SC_FAULTY_DEFINE(name, args) \
     static sc_status sc_faulty_##name(sc_device *d, const args *a, sc_error *err) { SC_FAULTY_CALL(#name, a, name(d, a, err)); }
-SC_FAULTY_ARGS(SC_FAULTY_DEFINE)
+SC_OPS_WITH_ARGS(SC_FAULTY_DEFINE)
 
 static sc_status sc_faulty_alloc(sc_device *d, void **out, size_t bytes, sc_error *err) {
     *out = NULL;
@@ -178,7 +172,7 @@ static inline void sc_faulty_wrap(sc_device *d) {
     sc_faulty.dev = d;
     *t = *d->ops;
 #define SC_FAULTY_SET(name, args) if (t->name) t->name = sc_faulty_##name;
-    SC_FAULTY_ARGS(SC_FAULTY_SET)
+    SC_OPS_WITH_ARGS(SC_FAULTY_SET)
     t->alloc = sc_faulty_alloc;
     t->release = sc_faulty_release;
     t->alloc_host = sc_faulty_alloc_host;

@@ -7,17 +7,11 @@
 
 enum { CROWD = 3, CHUNKS = 9, NOTES = 60000, KEYS = 2000 };
 
-#define OPERATIONS(X) \
-    X(linear, sc_linear_args) X(layer_norm, sc_layer_norm_args) X(rms_norm, sc_rms_norm_args) X(qkv, sc_qkv_args) X(select, sc_select_args) \
-    X(attention, sc_attention_args) X(memory_update, sc_memory_update_args) X(cross_attention, sc_cross_attention_args) X(patchify, sc_patch_args) \
-    X(unpatchify, sc_patch_args) X(latent_in, sc_latent_in_args) X(conv, sc_conv_args) X(grow, sc_grow_args) X(pool, sc_pool_args) X(pixels, sc_pixels_args) \
-    X(conv3, sc_conv3_args) X(channel_norm, sc_channel_norm_args) X(frame_attention, sc_frame_attention_args) X(planes_in, sc_planes_in_args)
-
 typedef struct { void *dst; const void *src; size_t bytes; } copy_args;
 typedef struct { float *x; const float *table; const int32_t *row; int m, dim; } add_rows_args;
 
 #define NAME(name, args) OP_##name,
-enum { OPERATIONS(NAME) OP_copy, OP_add_rows };
+enum { SC_OPS_WITH_ARGS(NAME) OP_copy, OP_add_rows };
 
 typedef struct {
     int op;
@@ -55,7 +49,7 @@ static note *add_note(int op, const void *args, size_t bytes) {
         add_note(OP_##name, a, sizeof *a);                                                    \
         return device.real->name(d, a, err);                                                  \
     }
-OPERATIONS(DEFINE)
+SC_OPS_WITH_ARGS(DEFINE)
 
 static sc_status note_linear_then(sc_device *d, const sc_linear_args *a, sc_error *err) {
     note *n = add_note(OP_linear, a, sizeof *a);
@@ -81,7 +75,7 @@ static sc_status play_note(sc_device *d, const note *n, sc_error *err) {
     const add_rows_args *r = n->args;
     switch (n->op) {
 #define PLAY(name, type) case OP_##name: return device.real->name(d, n->args, err);
-        OPERATIONS(PLAY)
+        SC_OPS_WITH_ARGS(PLAY)
     case OP_copy: return device.real->copy(d, c->dst, c->src, c->bytes, err);
     case OP_add_rows: return device.real->add_rows(d, r->x, r->table, r->row, r->m, r->dim, err);
     }
@@ -135,7 +129,7 @@ static sc_engine *open_recording(const tiny_shape *shape) {
     device.real = e->dev->ops;
     *t = *device.real;
 #define SET(name, args) if (t->name) t->name = note_##name;
-    OPERATIONS(SET)
+    SC_OPS_WITH_ARGS(SET)
     t->linear = note_linear_then;
     t->copy = note_copy;
     t->add_rows = note_add_rows;
