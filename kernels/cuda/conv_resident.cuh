@@ -10,7 +10,7 @@
  * the tensor copy (zeros outside the picture) as soon as its products have read the last. Eight pixels of a row are the eight rows of a core
  * matrix, rows swizzled by their own length as in conv3.cuh, so all taps read one stage at shifted addresses.
  *
- * Shared memory: weights [tap][slab of 16 KK channels][64 out][16 KK], then stages [warpgroup][slab][10 * 18 pixels][16 KK].
+ * Shared memory: weights [tap][64 out][64 channels], then stages [warpgroup][10 * 18 pixels][64 channels].
  *
  * Doubling: the four parities of the output pixel one after the other from one stage, four taps each. Output channels of several frames (groups)
  * are dealt to CTAs: each keeps one group's weights.
@@ -26,11 +26,11 @@
 
 namespace sc {
 
-enum { RESIDENT_GROUPS = 3, RESIDENT_THREADS = RESIDENT_GROUPS * 128, RESIDENT_KK = SC_RESIDENT_KK };
+enum { RESIDENT_GROUPS = 3, RESIDENT_THREADS = RESIDENT_GROUPS * 128, RESIDENT_ROW = 128 /* bytes of 64 channels */ };
 enum resident_kind { RESIDENT_ONE, RESIDENT_PAST, RESIDENT_DOUBLE };
 
 struct resident_args {
-    const void *weights;     /* [group][taps][slab][64][16 KK], swizzled as in shared memory */
+    const void *weights;     /* [group][taps][64][64], swizzled as in shared memory */
     const float *bias;       /* [groups * 64] */
     const void *residual;    /* RESIDENT_ONE, or NULL */
     void *out;
@@ -41,9 +41,10 @@ struct resident_args {
 template <int KIND> struct resident_plan {
     enum {
         SOURCES = KIND == RESIDENT_PAST ? 2 : 1, PHASES = KIND == RESIDENT_DOUBLE ? 4 : 1, TAPS = KIND == RESIDENT_DOUBLE ? 4 : 9,
-        COLS = 18, PIXELS = 10 * COLS, ROW = 32 * RESIDENT_KK, SLABS = 4 / RESIDENT_KK, SLAB = (PIXELS * ROW + 1023) / 1024 * 1024, STAGE = SLABS * SLAB,
-        WEIGHT_ROWS = 64 * ROW, WEIGHTS = SOURCES * PHASES * TAPS * SLABS * WEIGHT_ROWS, FIT = (CONV3_SHARED_MAX - 1023 - 256 - WEIGHTS) / STAGE,
-        OWN = FIT / RESIDENT_GROUPS < 2 ? FIT / RESIDENT_GROUPS : 2 /* stages of a warpgroup */, STAGES = OWN * RESIDENT_GROUPS, SHARED = WEIGHTS + STAGES * STAGE + 256 + 1023, SWIZZLE = RESIDENT_KK == 1 ? 3 : RESIDENT_KK == 2 ? 2 : 1
+        COLS = 18, PIXELS = 10 * COLS, ROW = RESIDENT_ROW, STAGE = (PIXELS * ROW + 1023) / 1024 * 1024,
+        WEIGHT_ROWS = 64 * ROW, WEIGHTS = SOURCES * PHASES * TAPS * WEIGHT_ROWS, FIT = (CONV3_SHARED_MAX - 1023 - 256 - WEIGHTS) / STAGE,
+        OWN = FIT / RESIDENT_GROUPS < 2 ? FIT / RESIDENT_GROUPS : 2 /* stages of a warpgroup */, STAGES = OWN * RESIDENT_GROUPS,
+        SHARED = WEIGHTS + STAGES * STAGE + 256 + 1023, SWIZZLE = 1 /* rows of 128 bytes */
     };
     static_assert(OWN >= 1, "one for each warpgroup");
 };
@@ -70,8 +71,7 @@ __device__ __forceinline__ void resident_multiply(float (&d)[2][32], uint32_t st
 #pragma unroll
             for (int patch = 0; patch < 2; patch++) {
                 const int pixel = (P::TAPS == 9 ? tap / 3 * P::COLS + tap % 3 : tap / 2 * P::COLS + tap % 2) + patch * 8;
-                hopper::wgmma_64_shared(d[patch], pixels + (k / RESIDENT_KK * P::SLAB + pixel * P::ROW) / 16 + k % RESIDENT_KK * 2,
-                                        w + (tap * P::SLABS + k / RESIDENT_KK) * (P::WEIGHT_ROWS / 16) + k % RESIDENT_KK * 2, T());
+                hopper::wgmma_64_shared(d[patch], pixels + pixel * P::ROW / 16 + k * 2, w + tap * (P::WEIGHT_ROWS / 16) + k * 2, T());
             }
     hopper::wgmma_commit();
 }
@@ -102,9 +102,8 @@ resident_kernel(const __grid_constant__ resident_args a, const __grid_constant__
         const int stage = use % P::OWN;
         const resident_tile at(a, first + use / P::SOURCES * stride);
         const int frame = at.frame - use % P::SOURCES;
-        hopper::barrier_expect(full + 8 * stage, P::SLABS * P::PIXELS * P::ROW);
-        for (int slab = 0; slab < P::SLABS; slab++)
-            picture_copy(base + stage * P::STAGE + slab * P::SLAB, frame < 0 ? &past : &x, slab * 16 * RESIDENT_KK, at.x0 - 1, at.y0 - 1, frame < 0 ? 0 : frame, full + 8 * stage);
+        hopper::barrier_expect(full + 8 * stage, P::PIXELS * P::ROW);
+        picture_copy(base + stage * P::STAGE, frame < 0 ? &past : &x, 0, at.x0 - 1, at.y0 - 1, frame < 0 ? 0 : frame, full + 8 * stage);
     };
     /* All products of this warpgroup have read their input. */
     auto give_back = [&](int use) {
@@ -140,7 +139,7 @@ resident_kernel(const __grid_constant__ resident_args a, const __grid_constant__
                     give_back(use++);
                     hopper::barrier_wait(full + 8 * (use % P::OWN), use / P::OWN % 2);
                 }
-                resident_multiply<T, KIND>(d, base + use % P::OWN * P::STAGE, weights + part * P::TAPS * P::SLABS * P::WEIGHT_ROWS, phase / 2, phase % 2);
+                resident_multiply<T, KIND>(d, base + use % P::OWN * P::STAGE, weights + part * P::TAPS * P::WEIGHT_ROWS, phase / 2, phase % 2);
             }
             constexpr int SCALE = KIND == RESIDENT_DOUBLE ? 2 : 1;
             const int oh = a.h * SCALE, ow = a.w * SCALE;
@@ -188,7 +187,7 @@ resident_kernel(const __grid_constant__ resident_args a, const __grid_constant__
 }
 
 /* What conv3_map needs. */
-struct resident_box { enum { ROW = 32 * RESIDENT_KK, COLS = 18, ROWS = 10 }; };
+struct resident_box { enum { ROW = RESIDENT_ROW, COLS = 18, ROWS = 10 }; };
 
 /* x [frames][h][w][64]; past one such frame, or NULL. False: the driver takes no such pictures, and nothing was launched. */
 template <class T, int KIND> static bool resident_launch(struct sc_cuda *c, resident_args a, const void *x, const void *past, int frames) {

@@ -52,15 +52,14 @@ static void pack_narrow(uint16_t *to, const sc_filter *f, const float *w, sc_dty
             }
 }
 
-/* Source `source` of w [64 * groups][in][taps] to [group][part of parts][tap][slab][64][16 kk]: rows swizzled by their length. */
+/* Source `source` of w [64 * groups][in][taps] to [group][part of parts][tap][64][64 channels], piece p of 8 channels of row r standing at p ^ r % 8. */
 static void pack_resident(uint16_t *to, const sc_filter *f, const float *w, int taps, int source, int part, int parts, sc_dtype act) {
-    const int pieces = 2 * SC_RESIDENT_KK, slabs = 8 / pieces;
     for (int o = 0; o < f->out_ch; o++)
         for (int c = 0; c < 64; c++)
             for (int tap = 0; tap < taps; tap++) {
-                const int row = o % 64, piece = c / 8 % pieces ^ (row * pieces / 8 & (pieces - 1));
-                const size_t slab = (((size_t)(o / 64) * parts + part) * taps + tap) * slabs + c / 8 / pieces;
-                to[((slab * 64 + row) * pieces + piece) * 8 + c % 8] = bits(w[((size_t)o * f->in_ch + source * 64 + c) * taps + tap], act);
+                const int row = o % 64, piece = c / 8 ^ row % 8;
+                const size_t place = ((size_t)(o / 64) * parts + part) * taps + tap;
+                to[((place * 64 + row) * 8 + piece) * 8 + c % 8] = bits(w[((size_t)o * f->in_ch + source * 64 + c) * taps + tap], act);
             }
 }
 

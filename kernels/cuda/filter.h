@@ -9,7 +9,7 @@
  *   narrow  conv_narrow.cuh, 3x3 from at most SC_NARROW_IN to at most 3 channels: [slab of 64][32][64], column = 3 tap + channel, swizzled as it
  *           stands in shared memory
  *   resident, resident_phases  conv_resident.cuh, 64 channels of a source to 64, and that doubled: [out / 64][source or phase][tap]
- *           [slab of 16 kk channels][64][16 kk], kk SC_RESIDENT_KK, swizzled as it stands in shared memory
+ *           [64][64 channels], swizzled as it stands in shared memory
  *   plain   conv_mma.cuh:               [tap][in / 16][oc padded to 64][16]
  * step = (source, slab of 16 kk channels); the second source is the frame before. */
 struct sc_filter {
@@ -23,9 +23,6 @@ struct sc_filter {
 };
 
 enum { SC_NARROW_CHANNELS = 3, SC_NARROW_IN = 256 };
-#ifndef SC_RESIDENT_KK
-#define SC_RESIDENT_KK 4
-#endif
 
 /* Channels of a stage of conv.cuh, in units of 16. */
 static inline int sc_conv_kk(int taps, int pw) { return taps == 9 ? 1 : taps == 4 ? 2 : pw == 1 ? 4 : 2; }
