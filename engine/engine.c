@@ -229,9 +229,10 @@ static sc_status warm(sc_engine *e, sc_error *err) {
     const uint64_t begin = sc_now_ns();
 
     while (!rc && !sc_session_failed(s, err) && sc_session_next(s).chunk == 0) rc = sc_engine_run(e, &s, 1, err);
-    if (!rc && sc_session_failed(s, err)) rc = err->status;
-    if (!rc) rc = sc_session_frames(s, &f, err);
-    if (!rc && sc_session_failed(s, err)) rc = err->status; /* as only its frames say */
+    if (!rc) {
+        rc = sc_session_frames(s, &f, err);
+        if (sc_session_failed(s, err)) rc = err->status; /* the cause, which perhaps only the frames have told */
+    }
     if (!rc) rc = e->dev->ops->sync(e->dev, err);
     e->info.first_chunk_ns = sc_now_ns() - begin;
     sc_session_destroy(s);
@@ -262,10 +263,9 @@ sc_status sc_engine_open(sc_engine **out, const sc_engine_options *o, sc_error *
         TRY(sc_device_open(&e->text_dev, o->text_device, o->threads, act, err));
     }
     e->decode_dev = e->prompt_dev = e->dev;
-    for (int i = 0; i < 2 && e->dev->ops->beside; i++) {
-        sc_device *queue;
-        TRY(e->dev->ops->beside(e->dev, &queue, err));
-        *(i ? &e->prompt_dev : &e->decode_dev) = queue;
+    if (e->dev->ops->beside) {
+        TRY(e->dev->ops->beside(e->dev, &e->decode_dev, err));
+        TRY(e->dev->ops->beside(e->dev, &e->prompt_dev, err));
     }
     TRY(load_parts(e, o->model_dir, err));
     TRY(plan_memory(e, o->model_dir, err));

@@ -240,13 +240,15 @@ static const char *words_of(const sc_command *c, size_t *n) {
     return c->patch.prompt;
 }
 
-/* Nothing is to be read for it now: its words are known, or its session is gone, which doing it will say. */
+/* Nothing is to be read for a command with words: they are known, or its session is gone, which doing it will say. */
 static bool ready(sc_scheduler *s, const sc_command *c) {
     size_t n = 0;
     const char *words = words_of(c, &n);
-    if (!words || sc_engine_prompt_known(s->engine, words, n)) return true;
-    struct stream *t = c->kind == SC_COMMAND_CREATE ? NULL : find(s, c->id);
-    return c->kind != SC_COMMAND_CREATE && (!t || !t->session);
+    if (c->kind != SC_COMMAND_CREATE) {
+        const struct stream *t = find(s, c->id);
+        if (!t || !t->session) return true;
+    }
+    return sc_engine_prompt_known(s->engine, words, n);
 }
 
 static bool must_wait(sc_scheduler *s, const sc_command *c) {
