@@ -101,6 +101,7 @@ int main(int argc, char **argv) {
     sc_engine_options o = {.device = "cpu", .max_sessions = 1};
     sc_engine *engine;
     sc_session *s;
+    sc_frames frames;
     sc_error err = {0};
     const char *tmp = getenv("TMPDIR");
     char made[4096] = "";
@@ -135,6 +136,7 @@ int main(int argc, char **argv) {
     if (sc_session_create(engine, 1, "a red balloon", 13, 0, &s, &err)) die("session", &err);
     while (sc_session_next(s).kind != SC_PASS_CLEAN)
         if (sc_engine_run(engine, &s, 1, &err) || sc_session_failed(s, &err)) die("first chunk", &err);
+    if (sc_session_frames(s, &frames, &err) || sc_session_failed(s, &err)) die("first frames", &err); /* a GPU may still be at them */
     printf("first frame %.3f s after the model was open, %.3f s after it began to open\n", seconds(start), seconds(begin));
     for (int i = 0; i < prompts; i++) time_prompts(s, words[i]);
     say_memory("at the end");
