@@ -2,7 +2,8 @@
  *
  * y[m][rows] = x[m][cols] w^T is, column-major, D (rows x m) = W^T (stored cols x rows) X (cols x m): both operands as they lie.
  * Accumulation is f32. What the epilogue becomes:
- *   NONE, GELU        cuBLASLt's BIAS and GELU_BIAS (its GELU is the tanh one); GELU to f16 by a kernel of our own, exactly
+ *   NONE, GELU        cuBLASLt's BIAS and GELU_BIAS (its GELU is the tanh one); a pass's GELU to bf16 by linear_hopper.cu, to f16 by a kernel behind
+ *                     the product, exactly
  *   SILU              BIAS, then one elementwise kernel in place (small layers only)
  *   RESIDUAL          BIAS with C = D = the f32 stream, beta = 1
  *   GATED             y (bf16, or f32 for f16 models) to the workspace, then one kernel: out += gate[row_mod] * y. cuBLASLt has no
@@ -386,6 +387,7 @@ extern "C" sc_status sc_cuda_linear(sc_device *dev, const sc_linear_args *a, sc_
     case SC_EPI_NONE: affine(c, w, a->x, a->out, a->out_type, a->m); break;
     case SC_EPI_GELU:
         if (a->out_type == SC_F16) gelu_f16(c, w, a);
+        else if (a->out_type == SC_BF16 && sc_cuda_linear_hopper(c, w, a->x, a->out, a->m, true)) break;
         else if (!run(c, w, FORM_GELU, a->out_type, a->m, &r)) {
             affine(c, w, a->x, a->out, a->out_type, a->m);
             activate<true>(c, a->out, a->out_type, count);

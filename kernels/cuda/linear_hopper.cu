@@ -1,0 +1,321 @@
+/* linear_hopper.cu - products of a whole pass on Hopper: y = x w^T + bias in bf16, as it is or through GELU.
+ *
+ * Why not cuBLASLt alone: GELU costs it a tenth of the product's time, since nothing is multiplied while a tile's sums are turned into outputs. Here
+ * they leave while the next tile is multiplied.
+ *
+ * A CTA stays and takes tiles of 128 rows (of x, M) x BN channels (rows of w, N), BN 224 or 256, whichever wastes less (rounds_of). A producing
+ * thread fills a ring of stages, 64 channels deep (K), with the bulk tensor copy; two warpgroups multiply 64 rows each, m64 x BN x 16, and keep
+ * the sums in registers. When a tile's K is through, sums and bias become bf16, two in a register, and the next tile begins at once; behind
+ * each of its first steps a warp takes 16 channels of its 16 rows through GELU to a small buffer, whence the tensor copy brings them away by
+ * 32. So what GELU sees has been rounded to bf16, as it is where product and activation are two operations.
+ *
+ * Order of tiles: bands of BAND_TILES rows of tiles, in a band column after column: what is at work at once is nearly square, so that a long K
+ * passes the L2 cache once.
+ *
+ * Swizzles: hopper.cuh for x and w; output in rows of 64 bytes whose four pieces are XORed by row / 2 mod 4. Tried and left out (kernels/README.md): clusters that
+ * share w's tile, a warpgroup that runs behind the other, the addition to the residual stream.
+ * Source of the scheme: the persistent cooperative kernels of CUTLASS 3 and the epilogue of one tile beside the next one's sums of its ping-pong kernels; none of its code.
+ * Compared with the twin in test_cuda_ops, timed by linear_bench. Thread: engine; asynchronous on the device's stream. */
+#include "kernels/cuda/act.cuh"
+#include "kernels/cuda/hopper.cuh"
+#include "kernels/cuda/launch.cuh"
+#include "kernels/cuda/matrix.h"
+#include "kernels/cuda/tensor_map.h"
+
+using namespace sc;
+
+enum {
+    TILE_M = 128, TILE_K = 64, THREADS = 384, PRODUCER_REGISTERS = 40, CONSUMER_REGISTERS = 232,
+    BAND_TILES = 20,        /* at most this many tiles in a band's column */
+    CHUNK = 32,             /* channels that leave at a time */
+    WARPS = 8,              /* that multiply */
+    OUT_BUFFERS = 4, OUT_BYTES = 16 * CHUNK * 2, /* of each warp */
+    ROW_BYTES = TILE_K * 2,
+    LEAST_ROWS = 1024,      /* of x: below, cuBLASLt's smaller tiles are better */
+};
+
+typedef struct {
+    int m_tiles, n_tiles, band, steps; /* steps along K */
+    int n;
+    const float *bias;                 /* [n] */
+} args;
+
+/* ---- what hopper.cuh has no wrapper for --------------------------------------------------------------------------------- */
+
+#define SC_GEMM_R4(i) "+f"(d[i]), "+f"(d[(i) + 1]), "+f"(d[(i) + 2]), "+f"(d[(i) + 3])
+#define SC_GEMM_R16(i) SC_GEMM_R4(i), SC_GEMM_R4((i) + 4), SC_GEMM_R4((i) + 8), SC_GEMM_R4((i) + 12)
+#define SC_GEMM_WGMMA_224 \
+    asm volatile("{\n.reg .pred p;\nsetp.ne.b32 p, %114, 0;\nwgmma.mma_async.sync.aligned.m64n224k16.f32.bf16.bf16 {" \
+                 "%0,%1,%2,%3,%4,%5,%6,%7,%8,%9,%10,%11,%12,%13,%14,%15, " \
+                 "%16,%17,%18,%19,%20,%21,%22,%23,%24,%25,%26,%27,%28,%29,%30,%31, " \
+                 "%32,%33,%34,%35,%36,%37,%38,%39,%40,%41,%42,%43,%44,%45,%46,%47, " \
+                 "%48,%49,%50,%51,%52,%53,%54,%55,%56,%57,%58,%59,%60,%61,%62,%63, " \
+                 "%64,%65,%66,%67,%68,%69,%70,%71,%72,%73,%74,%75,%76,%77,%78,%79, " \
+                 "%80,%81,%82,%83,%84,%85,%86,%87,%88,%89,%90,%91,%92,%93,%94,%95, " \
+                 "%96,%97,%98,%99,%100,%101,%102,%103,%104,%105,%106,%107,%108,%109,%110,%111}, " \
+                 "%112, %113, p, 1, 1, 0, 0;\n}" \
+                 : SC_GEMM_R16(0), SC_GEMM_R16(16), SC_GEMM_R16(32), SC_GEMM_R16(48), SC_GEMM_R16(64), SC_GEMM_R16(80), SC_GEMM_R16(96) : "l"(a), "l"(b), "r"(add))
+#define SC_GEMM_WGMMA_256 \
+    asm volatile("{\n.reg .pred p;\nsetp.ne.b32 p, %130, 0;\nwgmma.mma_async.sync.aligned.m64n256k16.f32.bf16.bf16 {" \
+                 "%0,%1,%2,%3,%4,%5,%6,%7,%8,%9,%10,%11,%12,%13,%14,%15, " \
+                 "%16,%17,%18,%19,%20,%21,%22,%23,%24,%25,%26,%27,%28,%29,%30,%31, " \
+                 "%32,%33,%34,%35,%36,%37,%38,%39,%40,%41,%42,%43,%44,%45,%46,%47, " \
+                 "%48,%49,%50,%51,%52,%53,%54,%55,%56,%57,%58,%59,%60,%61,%62,%63, " \
+                 "%64,%65,%66,%67,%68,%69,%70,%71,%72,%73,%74,%75,%76,%77,%78,%79, " \
+                 "%80,%81,%82,%83,%84,%85,%86,%87,%88,%89,%90,%91,%92,%93,%94,%95, " \
+                 "%96,%97,%98,%99,%100,%101,%102,%103,%104,%105,%106,%107,%108,%109,%110,%111, " \
+                 "%112,%113,%114,%115,%116,%117,%118,%119,%120,%121,%122,%123,%124,%125,%126,%127}, " \
+                 "%128, %129, p, 1, 1, 0, 0;\n}" \
+                 : SC_GEMM_R16(0), SC_GEMM_R16(16), SC_GEMM_R16(32), SC_GEMM_R16(48), SC_GEMM_R16(64), SC_GEMM_R16(80), SC_GEMM_R16(96), SC_GEMM_R16(112) : "l"(a), "l"(b), "r"(add))
+/* d[64 rows][BN] = a b^T, added to what it holds if `add`; both K-major in shared memory, 16 channels. */
+__device__ __forceinline__ void product(float (&d)[112], uint64_t a, uint64_t b, int add) { SC_GEMM_WGMMA_224; }
+__device__ __forceinline__ void product(float (&d)[128], uint64_t a, uint64_t b, int add) { SC_GEMM_WGMMA_256; }
+#undef SC_GEMM_WGMMA_224
+#undef SC_GEMM_WGMMA_256
+#undef SC_GEMM_R16
+#undef SC_GEMM_R4
+
+/* Bytes (a multiple of 16, both ends aligned so) to shared memory; `bar` counts them. */
+__device__ __forceinline__ void copy_1d(uint32_t dst, const void *src, uint32_t bytes, uint32_t bar) {
+    asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::"r"(dst), "l"(src), "r"(bytes), "r"(bar) : "memory");
+}
+__device__ __forceinline__ float2 load_2(uint32_t at) {
+    float2 v;
+    asm volatile("ld.shared.v2.f32 {%0, %1}, [%2];" : "=f"(v.x), "=f"(v.y) : "r"(at) : "memory");
+    return v;
+}
+__device__ __forceinline__ void store_2d(const CUtensorMap *map, int x, int y, uint32_t src) {
+    asm volatile("cp.async.bulk.tensor.2d.global.shared::cta.bulk_group [%0, {%1, %2}], [%3];" ::"l"(map), "r"(x), "r"(y), "r"(src) : "memory");
+}
+__device__ __forceinline__ void store_commit() { asm volatile("cp.async.bulk.commit_group;" ::: "memory"); }
+/* All but the newest N groups of this thread's stores have read their source. */
+template <int N> __device__ __forceinline__ void store_wait_read() { asm volatile("cp.async.bulk.wait_group.read %0;" ::"n"(N) : "memory"); }
+__device__ __forceinline__ void store_wait_all() { asm volatile("cp.async.bulk.wait_group 0;" ::: "memory"); }
+
+/* Four matrices of 8 x 8 bf16 as a warp holds sums, row i of matrix k to the address of lane 8k + i. */
+__device__ __forceinline__ void store_matrices(uint32_t at, const uint32_t (&u)[4]) {
+    asm volatile("stmatrix.sync.aligned.m8n8.x4.shared.b16 [%0], {%1, %2, %3, %4};" ::"r"(at), "r"(u[0]), "r"(u[1]), "r"(u[2]), "r"(u[3]) : "memory");
+}
+
+/* GELU by the card's tanh, which errs by 5e-4 at most: an eighth of what rounding to bf16 does where GELU is not tiny. */
+__device__ __forceinline__ float gelu_fast(float y) {
+    float t;
+    asm("tanh.approx.f32 %0, %1;" : "=f"(t) : "f"(y * (0.7978845608028654f + 0.035677408136300125f * y * y)));
+    return 0.5f * y + 0.5f * y * t;
+}
+
+/* ---- the kernel --------------------------------------------------------------------------------------------------------- */
+
+template <int BN> struct layout {
+    static const int STAGE_BYTES = (TILE_M + BN) * ROW_BYTES;
+    static const int OUT = WARPS * OUT_BUFFERS * OUT_BYTES;
+    static const int REST = OUT + 2 * BN * 4 + 128; /* all but the ring: output, two tiles' bias, barriers */
+    static const int STAGES = (227 * 1024 - REST) / STAGE_BYTES;
+    static const int BYTES = STAGES * STAGE_BYTES + REST;
+    static const int PIECES = BN / 16; /* of what is left to bring away, a step each */
+};
+
+/* Shared memory of a CTA, as addresses. */
+struct memory {
+    uint32_t ring, buffers, bias, full, empty;
+};
+
+/* A place in the ring, and how often it was passed. */
+template <int STAGES> struct cursor {
+    uint32_t stage = 0, phase = 0;
+    __device__ __forceinline__ void next() {
+        if (++stage == STAGES) stage = 0, phase ^= 1;
+    }
+};
+
+struct tile {
+    int m0, n0;
+    __device__ __forceinline__ tile(const args &a, int t, int bn) {
+        const int in_band = a.band * a.n_tiles, b = t / in_band, r = t % in_band, height = min(a.band, a.m_tiles - b * a.band);
+        n0 = r / height * bn, m0 = (b * a.band + r % height) * TILE_M;
+    }
+};
+
+template <int BN> __device__ __forceinline__ void produce(const args &a, const CUtensorMap *x, const CUtensorMap *w, const memory &s) {
+    using L = layout<BN>;
+    cursor<L::STAGES> at;
+    for (int t = blockIdx.x, odd = 0; t < a.m_tiles * a.n_tiles; t += gridDim.x, odd ^= 1) {
+        const tile here(a, t, BN);
+        const uint32_t bias_bytes = min(BN, a.n - here.n0) * 4;
+        for (int k = 0; k < a.steps; k++, at.next()) {
+            const uint32_t to = s.ring + at.stage * L::STAGE_BYTES, bar = s.full + at.stage * 8;
+            hopper::barrier_wait(s.empty + at.stage * 8, at.phase ^ 1);
+            hopper::barrier_expect(bar, L::STAGE_BYTES + (k ? 0 : bias_bytes));
+            if (k == 0) copy_1d(s.bias + odd * BN * 4, a.bias + here.n0, bias_bytes, bar);
+            hopper::copy_2d(to, x, k * TILE_K, here.m0, bar);
+            hopper::copy_2d(to + TILE_M * ROW_BYTES, w, k * TILE_K, here.n0, bar);
+        }
+    }
+}
+
+/* What a warp has still to bring away of the tile before: its 16 rows from m0 on, channels from n0 on. */
+template <int BN> struct output {
+    uint32_t u[BN / 4]; /* pairs of channels, as the sums lie: by eights of channels, row and row + 8 */
+    int m0, n0;
+
+    /* Sums and bias, rounded. */
+    __device__ __forceinline__ void take(const float (&d)[BN / 2], uint32_t bias) {
+#pragma unroll
+        for (int i = 0; i < BN / 8; i++) {
+            const float2 b = load_2(bias + (8 * i + threadIdx.x % 4 * 2) * 4);
+            u[2 * i] = pack2<__nv_bfloat16>(d[4 * i] + b.x, d[4 * i + 1] + b.y);
+            u[2 * i + 1] = pack2<__nv_bfloat16>(d[4 * i + 2] + b.x, d[4 * i + 3] + b.y);
+        }
+    }
+
+    /* 16 channels to the warp's buffers, with every second piece 32 from there to memory. */
+    template <bool GELU> __device__ __forceinline__ void piece(int p, const args &a, const CUtensorMap *out, uint32_t buffers) {
+        const int lane = threadIdx.x % 32, row = lane % 16, channel = n0 + p / 2 * CHUNK;
+        const uint32_t to = buffers + p / 2 % OUT_BUFFERS * OUT_BYTES;
+        if (channel >= a.n) return;
+        if (p % 2 == 0) {
+            if (lane == 0) store_wait_read<OUT_BUFFERS - 1>();
+            __syncwarp();
+        }
+        uint32_t v[4];
+#pragma unroll
+        for (int i = 0; i < 4; i++) {
+            const float2 y = unpack2<__nv_bfloat16>(u[4 * p + i]);
+            v[i] = GELU ? pack2<__nv_bfloat16>(gelu_fast(y.x), gelu_fast(y.y)) : u[4 * p + i];
+        }
+        store_matrices(to + row * (CHUNK * 2) + ((p % 2 * 2 + lane / 16) ^ (row / 2 % 4)) * 16, v);
+        if (p % 2) {
+            hopper::proxy_fence();
+            __syncwarp();
+            if (lane == 0) store_2d(out, channel, m0, to), store_commit();
+        }
+    }
+};
+
+/* A warpgroup multiplies the 64 rows from `rows` on of each tile. */
+template <int BN, bool GELU> struct consumer {
+    using L = layout<BN>;
+    const memory &s;
+    const int rows;
+    cursor<L::STAGES> at;
+    float d[BN / 2];
+
+    __device__ __forceinline__ void release(uint32_t bar) {
+        if (threadIdx.x % 32 == 0) hopper::barrier_arrive(bar, 1);
+    }
+    /* Asks for step k's products; returns the stage's barrier. */
+    __device__ __forceinline__ uint32_t ask(bool add) {
+        const uint32_t stage = s.ring + at.stage * L::STAGE_BYTES;
+        const uint64_t xs = hopper::tile_desc(stage + rows * ROW_BYTES, 0), ws = hopper::tile_desc(stage + TILE_M * ROW_BYTES, 0);
+        hopper::barrier_wait(s.full + at.stage * 8, at.phase);
+        hopper::wgmma_fence();
+#pragma unroll
+        for (int i = 0; i < TILE_K / 16; i++) product(d, xs + 2 * i, ws + 2 * i, add || i > 0);
+        hopper::wgmma_commit();
+        const uint32_t bar = s.empty + at.stage * 8;
+        at.next();
+        return bar;
+    }
+
+    __device__ __forceinline__ void run(const args &a, const CUtensorMap *out) {
+        const int warp = threadIdx.x / 32 - 4;
+        const uint32_t buffers = s.buffers + warp * OUT_BUFFERS * OUT_BYTES;
+        output<BN> left;
+        bool any = false;
+        for (int t = blockIdx.x, odd = 0; t < a.m_tiles * a.n_tiles; t += gridDim.x, odd ^= 1) {
+            const tile here(a, t, BN);
+            uint32_t before = ask(false);
+            if (any) left.template piece<GELU>(0, a, out, buffers);
+#pragma unroll
+            for (int k = 1; k < L::PIECES; k++) {
+                const uint32_t bar = ask(true);
+                if (any) left.template piece<GELU>(k, a, out, buffers);
+                hopper::wgmma_wait<1>();
+                release(before);
+                before = bar;
+            }
+            for (int k = L::PIECES; k < a.steps; k++) {
+                const uint32_t bar = ask(true);
+                hopper::wgmma_wait<1>();
+                release(before);
+                before = bar;
+            }
+            hopper::wgmma_wait<0>();
+            hopper::registers_ready(d);
+            release(before);
+            left.take(d, s.bias + odd * BN * 4);
+            left.m0 = here.m0 + rows + warp % 4 * 16, left.n0 = here.n0;
+            any = true;
+        }
+        if (any)
+#pragma unroll
+            for (int p = 0; p < L::PIECES; p++) left.template piece<GELU>(p, a, out, buffers);
+        if (threadIdx.x % 32 == 0) store_wait_all();
+    }
+};
+
+template <int BN, bool GELU>
+__global__ static void __launch_bounds__(THREADS, 1)
+    linear_kernel(const __grid_constant__ CUtensorMap x, const __grid_constant__ CUtensorMap w, const __grid_constant__ CUtensorMap out, const args a) {
+#if __CUDA_ARCH__ >= 900
+    using L = layout<BN>;
+    extern __shared__ __align__(1024) char raw[];
+    memory s;
+    s.ring = hopper::smem_u32(raw), s.buffers = s.ring + L::STAGES * L::STAGE_BYTES, s.bias = s.buffers + L::OUT;
+    s.full = s.bias + 2 * BN * 4, s.empty = s.full + L::STAGES * 8;
+
+    if (threadIdx.x == 0) {
+        if (s.ring & 1023) __trap();
+        for (int i = 0; i < L::STAGES; i++) hopper::barrier_init(s.full + i * 8, 1), hopper::barrier_init(s.empty + i * 8, WARPS);
+        hopper::barrier_init_fence();
+    }
+    __syncthreads();
+    stream_order();
+    if (threadIdx.x < 128) {
+        hopper::registers_shrink<PRODUCER_REGISTERS>();
+        if (threadIdx.x == 0) produce<BN>(a, &x, &w, s);
+    } else {
+        hopper::registers_grow<CONSUMER_REGISTERS>();
+        consumer<BN, GELU> c = {s, (int)threadIdx.x / 128 * 64 - 64};
+        c.run(a, &out);
+    }
+#endif
+}
+
+/* ---- launch ------------------------------------------------------------------------------------------------------------- */
+
+/* Time of all rounds in channels: what a tile's width costs. */
+static long rounds_of(const struct sc_cuda *c, const args &a, int bn) {
+    const long tiles = (long)a.m_tiles * ((a.n + bn - 1) / bn);
+    return (tiles + c->sm_count - 1) / c->sm_count * bn;
+}
+
+template <int BN, bool GELU> static bool start(struct sc_cuda *c, const CUtensorMap &x, const CUtensorMap &w, const CUtensorMap &out, const args &a) {
+    using L = layout<BN>;
+    const int tiles = a.m_tiles * a.n_tiles;
+    if (cudaFuncSetAttribute(linear_kernel<BN, GELU>, cudaFuncAttributeMaxDynamicSharedMemorySize, L::BYTES) != cudaSuccess) return false;
+    launch(c, linear_kernel<BN, GELU>, dim3(tiles < c->sm_count ? tiles : c->sm_count), THREADS, L::BYTES, 0, x, w, out, a);
+    return true;
+}
+
+template <int BN> static bool prepare(struct sc_cuda *c, const sc_matrix *w, const void *x, void *out, int m, bool gelu, args a) {
+    CUtensorMap xs, ws, outs;
+    a.n_tiles = (a.n + BN - 1) / BN;
+    if (a.steps < layout<BN>::PIECES ||
+        !sc_cuda_map_matrix(&xs, CU_TENSOR_MAP_DATA_TYPE_BFLOAT16, x, m, w->cols, TILE_M, TILE_K, CU_TENSOR_MAP_SWIZZLE_128B) ||
+        !sc_cuda_map_matrix(&ws, CU_TENSOR_MAP_DATA_TYPE_BFLOAT16, w->w, a.n, w->cols, BN, TILE_K, CU_TENSOR_MAP_SWIZZLE_128B) ||
+        !sc_cuda_map_matrix(&outs, CU_TENSOR_MAP_DATA_TYPE_BFLOAT16, out, m, a.n, 16, CHUNK, CU_TENSOR_MAP_SWIZZLE_64B)) return false;
+    return gelu ? start<BN, true>(c, xs, ws, outs, a) : start<BN, false>(c, xs, ws, outs, a);
+}
+
+extern "C" bool sc_cuda_linear_hopper(struct sc_cuda *c, const sc_matrix *w, const void *x, void *out, int m, bool gelu) {
+    args a = {};
+    if (c->cc_major != 9 || c->force_mma || c->base.act != SC_BF16 || m < LEAST_ROWS || w->rows % 8 || w->cols % 8) return false;
+    if (((uintptr_t)x | (uintptr_t)out | (uintptr_t)w->w) & 15) return false;
+    a.n = w->rows, a.steps = (w->cols + TILE_K - 1) / TILE_K;
+    a.m_tiles = (m + TILE_M - 1) / TILE_M;
+    const int bands = (a.m_tiles + BAND_TILES - 1) / BAND_TILES;
+    a.band = (a.m_tiles + bands - 1) / bands;
+    a.bias = w->bias_f32;
+    return rounds_of(c, a, 224) < rounds_of(c, a, 256) ? prepare<224>(c, w, x, out, m, gelu, a) : prepare<256>(c, w, x, out, m, gelu, a);
+}
