@@ -2,38 +2,44 @@
  *
  *   linear_bench [rows of x, default 4680]
  *
- * A line a product: microseconds of both, their ratio, and TFLOP/s of ours. Each is the median of READINGS readings of RUN launches in a row, by
- * turns, so that both see the clock that the card's power allows. Random weights and activations. */
+ * A line a product: microseconds of both, their ratio, and TFLOP/s of ours. Each is asked for without a pause for HEAT ms, then timed for HEAT ms more: by
+ * then its clock is the one that the card's power allows for it, as in a stream. Random weights and activations. */
 #include "tests/cuda/cuda_check.h"
 
 #include <cuda_runtime_api.h>
 
 #include "kernels/cuda/cuda.h"
 
-enum { READINGS = 9, RUN = 40, DIM = 1536, FFN = 8960 };
+enum { RUN = 40, HEAT = 250, DIM = 1536, FFN = 8960 };
 
-static int by_value(const void *a, const void *b) {
-    const float x = *(const float *)a, y = *(const float *)b;
-    return x < y ? -1 : x > y;
+/* us of RUN launches in a row, divided. */
+static float run_us(const sc_linear_args *a, cudaEvent_t from, cudaEvent_t to) {
+    struct sc_cuda *c = (struct sc_cuda *)cuda;
+    float ms = 0;
+    cudaEventRecord(from, c->stream);
+    for (int i = 0; i < RUN; i++) MUST(cuda->ops->linear(cuda, a, &check_err));
+    cudaEventRecord(to, c->stream);
+    if (cudaEventSynchronize(to) != cudaSuccess || cudaEventElapsedTime(&ms, from, to) != cudaSuccess) exit(1);
+    return ms * 1000 / RUN;
 }
 
-/* us of one linear, RUN in a row; `own` false: the card is said to be an older one, so that cuBLASLt has it. */
+/* us of one linear; `own` false: the card is said to be an older one, so that cuBLASLt has it. */
 static float time_us(const sc_linear_args *a, bool own) {
     struct sc_cuda *c = (struct sc_cuda *)cuda;
     const int cc = c->cc_major;
     cudaEvent_t from, to;
-    float ms = 0;
-    cudaEventCreate(&from), cudaEventCreate(&to);
+    float spent = 0, sum = 0;
+    int runs = 0;
+    if (cudaEventCreate(&from) != cudaSuccess || cudaEventCreate(&to) != cudaSuccess) exit(1);
     if (!own) c->cc_major = 8;
-    MUST(cuda->ops->linear(cuda, a, &check_err));
-    cudaEventRecord(from, c->stream);
-    for (int i = 0; i < RUN; i++) MUST(cuda->ops->linear(cuda, a, &check_err));
-    cudaEventRecord(to, c->stream);
+    while (spent < 2 * HEAT) {
+        const float us = run_us(a, from, to);
+        if (spent >= HEAT) sum += us, runs++;
+        spent += us * RUN / 1000;
+    }
     c->cc_major = cc;
-    if (cudaEventSynchronize(to) != cudaSuccess) exit(1);
-    cudaEventElapsedTime(&ms, from, to);
     cudaEventDestroy(from), cudaEventDestroy(to);
-    return ms * 1000 / RUN;
+    return sum / (float)runs;
 }
 
 static void *filled(size_t n, sc_dtype type, float scale) {
@@ -64,7 +70,7 @@ int main(int argc, char **argv) {
     for (size_t i = 0; i < sizeof product / sizeof *product; i++) {
         const int rows = product[i].rows, cols = product[i].cols;
         const bool adds = product[i].epilogue >= SC_EPI_RESIDUAL;
-        float *w = malloc((size_t)rows * (size_t)cols * 4), us[2][READINGS];
+        float *w = malloc((size_t)rows * (size_t)cols * 4);
         for (size_t k = 0; k < (size_t)rows * (size_t)cols; k++) w[k] = normal_number() / sqrtf((float)cols);
         sc_matrix *matrix;
         void *narrow = narrowed(w, (size_t)rows * (size_t)cols, SC_BF16);
@@ -73,10 +79,7 @@ int main(int argc, char **argv) {
         const sc_layer_norm_args then = {.x = stream, .out = norm, .m = m, .dim = DIM, .eps = 1e-6f, .shift = mod, .scale = mod + DIM, .mod_stride = 0};
         const sc_linear_args a = {.w = matrix, .x = x, .out = adds ? (void *)stream : y, .out_type = adds ? SC_F32 : SC_BF16, .m = m, .epilogue = product[i].epilogue,
                                   .gate = product[i].epilogue == SC_EPI_GATED_RESIDUAL ? mod + 2 * DIM : NULL, .then = product[i].then ? &then : NULL};
-        for (int r = 0; r < READINGS; r++)
-            for (int own = 0; own < 2; own++) us[own][r] = time_us(&a, own);
-        for (int own = 0; own < 2; own++) qsort(us[own], READINGS, sizeof us[own][0], by_value);
-        const float old = us[0][READINGS / 2], new = us[1][READINGS / 2];
+        const float old = time_us(&a, false), new = time_us(&a, true);
         printf("%-22s %10.1f %10.1f %7.3f %9.0f\n", product[i].name, old, new, new / old, 2.0 * m * rows * cols / new * 1e-6);
         if (product[i].epilogue != SC_EPI_NONE || i < 2) total[0] += old, total[1] += new;
         cuda->ops->matrix_destroy(cuda, matrix);
