@@ -104,10 +104,10 @@ struct ring {
     unsigned char q[GROUP][HALF];                   /* channels 64 .. 127 of each warpgroup's block */
     uint64_t k_full[STAGES], v_full[STAGES], k_empty[STAGES], v_empty[STAGES];
     uint64_t queue[GROUP][QUEUE];                    /* entries of each scout for its warpgroup */
-    volatile int ended[GROUP];                       /* pieces whose END each warpgroup has read */
+    volatile unsigned ended[GROUP];                  /* pieces whose END each warpgroup has read; counted on by an atomic */
     work_item scouted[GROUP];
     work_item work[GROUP]; /* of each warpgroup: shared memory holds it so that the products have the registers */
-    int2 note[STAGES]; /* age; rows << 3 | bits of the blocks that keep the page */
+    uint64_t note[STAGES]; /* age; above it, 32 bits up, rows << 3 | bits of the blocks that keep the page */
 };
 enum { SMEM_BYTES = sizeof(ring) + 1024 };
 
@@ -142,7 +142,7 @@ static __device__ void produce(const sc_att_params &p, ring &r, const CUtensorMa
                     const uint32_t k_full = smem_u32(&r.k_full[s]), v_full = smem_u32(&r.v_full[s]);
                     const uint32_t k = smem_u32(r.k[s]), v = smem_u32(r.v[s]);
                     barrier_wait(smem_u32(&r.k_empty[s]), parity);
-                    r.note[s] = make_int2(age, rows_bits);
+                    store_release(smem_u32(&r.note[s]), (uint64_t)(uint32_t)rows_bits << 32 | (uint32_t)age);
                     barrier_expect(k_full, bytes);
                     copy_2d(k, k_map, 0, y, k_full);
                     copy_2d(k + HALF, k_map, 64, y, k_full);
@@ -170,16 +170,18 @@ static __device__ __forceinline__ void tell(ring &r, int member, uint32_t &count
 static __device__ void scout(const sc_att_params &p, ring &r, int member) {
     work_item &own = r.scouted[member];
     uint32_t count = 0;
-    int s = 0, parity = 0, pieces = 0;
+    int s = 0, parity = 0;
+    unsigned pieces = 0;
     own.where = walk(p);
     while (own.where.next(p, &own.of)) {
         int passed = PATIENCE + 1; /* stages since the last page; more than PATIENCE: the warpgroup holds none */
         for (int left = own.of.end - own.of.begin; left > 0; left--) {
             barrier_wait(smem_u32(&r.k_full[s]), parity);
             barrier_wait(smem_u32(&r.v_full[s]), parity);
-            const int2 note = r.note[s];
-            if (note.y >> member & 1) {
-                tell(r, member, count, (note.y >> SC_ATT_GROUP) << 4 | s, note.x);
+            const uint64_t note = load_acquire(smem_u32(&r.note[s]));
+            const uint32_t rows_bits = (uint32_t)(note >> 32);
+            if (rows_bits >> member & 1) {
+                tell(r, member, count, (rows_bits >> SC_ATT_GROUP) << 4 | s, (uint32_t)note);
                 passed = 0;
             } else {
                 barrier_arrive(smem_u32(&r.k_empty[s]), 4);
@@ -444,7 +446,7 @@ template <typename T> static __device__ void consume(const sc_att_params &p, rin
             registers_ready(o);
             give_back(r.v_empty[before]);
         }
-        if ((threadIdx.x & 127) == 0) r.ended[member]++;
+        if ((threadIdx.x & 127) == 0) atomicAdd((unsigned *)&r.ended[member], 1);
         store_output<T>(p, r.work[member], member, o, sums);
     }
 }

@@ -1,8 +1,9 @@
 /* pbsa_bench.cu - attention over pages, selection and memory update on the card: compared with their definition, then timed.
  *
- *   pbsa_bench check    every shape of `checks`, both kernels, f16 and bf16, against kernels/cpu/twin_*.c in f32
- *   pbsa_bench time     medians of 20 readings of the shapes of `timings`, after 0.2 s of warm-up
- *   pbsa_bench once     one selection and one attention of the steady shape, for a profiler
+ *   pbsa_bench check [first [end]]   the shapes of `checks` (from `first` on, counted from 0, to before `end`), both kernels, f16 and bf16,
+ *                                    against kernels/cpu/twin_*.c in f32
+ *   pbsa_bench time                  medians of 20 readings of the shapes of `timings`, after 0.2 s of warm-up
+ *   pbsa_bench once [case]           three selections and attentions of one shape of `timings` (0, the steady one), for a profiler
  *
  * Outputs start poisoned (NaN), rows past a block's length hold large values, so that a key that should be masked shows. Errors are
  * relative L2; the bound follows from the type: q and P are rounded once each, 2^-9 (bf16) or 2^-12 (f16), and q a second time by
@@ -408,19 +409,23 @@ static void time_all() {
 
 int main(int argc, char **argv) {
     const char *what = argc > 1 ? argv[1] : "check";
+    const int shapes = (int)(sizeof checks / sizeof *checks), first = argc > 2 ? atoi(argv[2]) : 0, end = argc > 3 ? atoi(argv[3]) : shapes;
     open_device();
     if (!strcmp(what, "check")) {
-        for (const shape &c : checks)
-            for (int half = 0; half < 2; half++) check(c, half);
+        for (int i = std::max(first, 0); i < std::min(end, shapes); i++)
+            for (int half = 0; half < 2; half++) check(checks[i], half);
     } else if (!strcmp(what, "time")) {
         time_all();
     } else {
         dev.base.act = SC_BF16;
-        problem p(timings[0], false, true);
+        if (first < 0 || first >= (int)(sizeof timings / sizeof *timings)) return printf("%s: no such case\n", argv[2]), 1;
+        problem p(timings[first], false, true);
         sc_select_args s = p.select_args(true, p.dscore, p.dlist);
         sc_attention_args a = p.attention_args(true, p.dlist, p.dout);
-        SC(sc_cuda_select(&dev.base, &s, &error));
-        for (int i = 0; i < 3; i++) SC(sc_cuda_attention(&dev.base, &a, &error));
+        for (int i = 0; i < 3; i++) {
+            if (timings[first].keep) SC(sc_cuda_select(&dev.base, &s, &error));
+            SC(sc_cuda_attention(&dev.base, &a, &error));
+        }
         CUDA(cudaDeviceSynchronize());
     }
     CUDA(cudaDeviceSynchronize());
