@@ -2,7 +2,7 @@
  *
  *   pbsa_bench check [first [end]]   the shapes of `checks` (from `first` on, counted from 0, to before `end`), both kernels, f16 and bf16,
  *                                    against kernels/cpu/twin_*.c in f32
- *   pbsa_bench time                  medians of 20 readings of the shapes of `timings`, after 0.2 s of warm-up
+ *   pbsa_bench time [first [end]]    medians of 20 readings of the shapes of `timings`, after 0.2 s of warm-up
  *   pbsa_bench once [case]           three selections and attentions of one shape of `timings` (0, the steady one), for a profiler
  *
  * Outputs start poisoned (NaN), rows past a block's length hold large values, so that a key that should be masked shows. Errors are
@@ -385,10 +385,11 @@ static void agree_with_mma(problem &p, sc_attention_args &a) {
     verdict(e < 1e-2, "wgmma and mma agree");
 }
 
-static void time_all() {
+static void time_shapes(int first, int end) {
     dev.base.act = SC_BF16;
     printf("| case | attention ms | select ms | both ms | TFLOP/s of tokens | TFLOP/s of tiles | TFLOP/s with selection |\n");
-    for (const shape &c : timings) {
+    for (int i = first; i < end; i++) {
+        const shape &c = timings[i];
         problem p(c, false, true);
         sc_select_args s = p.select_args(true, p.dscore, p.dlist);
         sc_attention_args a = p.attention_args(true, p.dlist, p.dout);
@@ -409,16 +410,17 @@ static void time_all() {
 
 int main(int argc, char **argv) {
     const char *what = argc > 1 ? argv[1] : "check";
-    const int shapes = (int)(sizeof checks / sizeof *checks), first = argc > 2 ? atoi(argv[2]) : 0, end = argc > 3 ? atoi(argv[3]) : shapes;
+    const int shapes = (int)(!strcmp(what, "check") ? sizeof checks / sizeof *checks : sizeof timings / sizeof *timings);
+    const int first = argc > 2 ? std::max(atoi(argv[2]), 0) : 0, end = argc > 3 ? std::min(atoi(argv[3]), shapes) : shapes;
     open_device();
     if (!strcmp(what, "check")) {
-        for (int i = std::max(first, 0); i < std::min(end, shapes); i++)
+        for (int i = first; i < end; i++)
             for (int half = 0; half < 2; half++) check(checks[i], half);
     } else if (!strcmp(what, "time")) {
-        time_all();
+        time_shapes(first, end);
     } else {
         dev.base.act = SC_BF16;
-        if (first < 0 || first >= (int)(sizeof timings / sizeof *timings)) return printf("%s: no such case\n", argv[2]), 1;
+        if (first >= shapes) return printf("%s: no such case\n", argv[2]), 1;
         problem p(timings[first], false, true);
         sc_select_args s = p.select_args(true, p.dscore, p.dlist);
         sc_attention_args a = p.attention_args(true, p.dlist, p.dout);
