@@ -37,7 +37,7 @@ typedef struct sc_matrix sc_matrix; /* weight of a linear layer, packed for the 
 typedef struct sc_filter sc_filter; /* weight of a convolution, packed for the device */
 typedef struct sc_mark sc_mark;     /* a place in a queue's order */
 
-enum { SC_MAX_BATCH = 8, SC_MAX_PARTS = 3, SC_MAX_ROPE_PAIRS = 64, SC_BLOCK_TOKENS_MAX = 64 };
+enum { SC_MAX_BATCH = 8, SC_MAX_PARTS = 3, SC_MAX_ROPE_PAIRS = 64, SC_BLOCK_TOKENS_MAX = 64, SC_FOLD_MAX = 64, SC_FOLD_ROWS = 64 };
 
 /* ---- weights ------------------------------------------------------------------------------------------------------------ */
 
@@ -229,7 +229,19 @@ typedef struct {
     int n[SC_MAX_BATCH];
     float last_bias[SC_MAX_BATCH];
     void *out;                              /* act [seqs * tokens][heads * head_dim] */
+    /* Not 0: the weights themselves instead of what they make of v, which is not looked at: out is act [seqs * tokens][heads * weights], column
+     * h * weights + j the weight of key j, 0 from n on. A multiple of 8, at least every n, at most SC_FOLD_MAX. */
+    int weights;
 } sc_cross_attention_args;
+
+/* A fold takes the values of keys that stay the same through the product behind the attention, once for all queries: softmax . v . o^T is
+ * weights . (v . o^T). weight[r][h * stride + j] = o[r][h * head_dim ..] . v[j][h * head_dim ..] for j < n, 0 from n on; o's bias. */
+typedef struct {
+    sc_matrix *out;         /* of fold_create, heads * stride columns */
+    const sc_matrix *o;     /* the one it was created like, heads * head_dim columns */
+    const void *v;          /* act [n][heads * head_dim] */
+    int n, heads, stride;   /* 1 <= n <= stride <= SC_FOLD_MAX, a multiple of 8 */
+} sc_fold_args;
 
 /* Text encoder attention, one prompt: no scale, bias[h][reach + r] added, r = key - query held between -reach and reach. q, k, v act
  * [n][heads*head_dim]. */
@@ -385,6 +397,11 @@ typedef struct {
 
     sc_status (*matrix_create)(sc_device *, sc_matrix **out, const sc_matrix_desc *, sc_error *);
     void (*matrix_destroy)(sc_device *, sc_matrix *);
+    /* The stride of a fold of n keys; 0: the device gains nothing by one. */
+    int (*fold_stride)(sc_device *, const sc_matrix *o, int heads, int n);
+    /* A matrix whose weight `fold` makes in `memory` (device, 256-byte aligned as seen from the start of an alloc, act [rows of o, up to a multiple of
+     * SC_FOLD_ROWS][cols], borrowed: whoever destroys the matrix still has it); the order in there is the device's own. Borrows o's bias. Neither waits nor allocates on the device. */
+    sc_status (*fold_create)(sc_device *, sc_matrix **out, const sc_matrix *o, void *memory, int cols, sc_error *);
     sc_status (*filter_create)(sc_device *, sc_filter **out, const sc_filter_desc *, sc_error *);
     void (*filter_destroy)(sc_device *, sc_filter *);
 
@@ -396,6 +413,7 @@ typedef struct {
     sc_status (*attention)(sc_device *, const sc_attention_args *, sc_error *);
     sc_status (*memory_update)(sc_device *, const sc_memory_update_args *, sc_error *);
     sc_status (*cross_attention)(sc_device *, const sc_cross_attention_args *, sc_error *);
+    sc_status (*fold)(sc_device *, const sc_fold_args *, sc_error *);
     sc_status (*text_attention)(sc_device *, const sc_text_attention_args *, sc_error *);
     sc_status (*gather)(sc_device *, float *out, const sc_matrix *table, const int32_t *rows_host, int n, sc_error *); /* f32 [n][cols] = rows of the table */
     /* act: out [m][width] = x[i][width + c] * gelu_tanh(x[i][c]), x [m][2 * width] */
@@ -441,7 +459,7 @@ typedef struct {
 #define SC_OPS_WITH_ARGS(X) \
     X(linear, sc_linear_args) X(layer_norm, sc_layer_norm_args) X(rms_norm, sc_rms_norm_args) X(qkv, sc_qkv_args) X(select, sc_select_args) \
     X(attention, sc_attention_args) X(memory_update, sc_memory_update_args) X(cross_attention, sc_cross_attention_args) \
-    X(text_attention, sc_text_attention_args) X(patchify, sc_patch_args) X(unpatchify, sc_patch_args) X(noise, sc_noise_args) X(denoise, sc_denoise_args) \
+    X(fold, sc_fold_args) X(text_attention, sc_text_attention_args) X(patchify, sc_patch_args) X(unpatchify, sc_patch_args) X(noise, sc_noise_args) X(denoise, sc_denoise_args) \
     X(latent_in, sc_latent_in_args) X(conv, sc_conv_args) X(grow, sc_grow_args) X(pool, sc_pool_args) X(pixels, sc_pixels_args) X(conv3, sc_conv3_args) \
     X(channel_norm, sc_channel_norm_args) X(frame_attention, sc_frame_attention_args) X(planes_in, sc_planes_in_args)
 

@@ -262,7 +262,7 @@ typedef struct {
 static int split_keys(sc_attend_keys *keys, const float *k, const float *v, ptrdiff_t ld, int n) {
     int pieces = 0;
     for (int j = 0; j < n; j += 64)
-        keys[pieces++] = (sc_attend_keys){k + j * ld, v + j * ld, n - j < 64 ? n - j : 64, -1};
+        keys[pieces++] = (sc_attend_keys){k + j * ld, v ? v + j * ld : NULL, n - j < 64 ? n - j : 64, -1};
     return pieces;
 }
 
@@ -270,14 +270,14 @@ static void cross_item(void *ctx, int item, int thread) {
     const rows_run *run = ctx;
     const sc_cross_attention_args *a = run->cross;
     int g = item % run->groups, h = item / run->groups % a->heads, s = item / run->groups / a->heads, dim = a->head_dim;
-    ptrdiff_t width = (ptrdiff_t)a->heads * dim, at = ((ptrdiff_t)s * a->tokens + g * 64) * width + h * dim;
+    const ptrdiff_t width = (ptrdiff_t)a->heads * dim, row = (ptrdiff_t)s * a->tokens + g * 64, made = a->weights ? a->weights : dim, ldo = a->heads * made;
     char *work = run->work + (size_t)thread * run->work_bytes;
     sc_attend_keys *keys = (sc_attend_keys *)(work + aligned(sc_attend_work(dim)));
-    int pieces = split_keys(keys, (const float *)a->k[s] + h * dim, (const float *)a->v[s] + h * dim, width, a->n[s]);
+    int pieces = split_keys(keys, (const float *)a->k[s] + h * dim, a->weights ? NULL : (const float *)a->v[s] + h * dim, width, a->n[s]);
 
-    run->kern->attend(&(sc_attend){.q = (const float *)a->q + at, .ldq = width, .out = (float *)a->out + at, .ldo = width,
+    run->kern->attend(&(sc_attend){.q = (const float *)a->q + row * width + h * dim, .ldq = width, .out = (float *)a->out + row * ldo + h * made, .ldo = ldo,
         .queries = a->tokens - g * 64 < 64 ? a->tokens - g * 64 : 64, .dim = dim, .scale = 1.0f / sqrtf((float)dim), .keys = keys,
-        .lists = pieces, .ldk = width, .ldv = width, .last_bias = a->last_bias[s], .work = work});
+        .lists = pieces, .ldk = width, .ldv = width, .last_bias = a->last_bias[s], .weights = a->weights, .work = work});
 }
 
 static void text_item(void *ctx, int item, int thread) {
@@ -320,6 +320,7 @@ sc_status sc_fast_cross_attention(sc_device *dev, const sc_cross_attention_args 
         sc_fast_rms_norm(dev, &(sc_rms_norm_args){.x = a->q, .x_type = SC_F32, .ldx = width, .out = a->q, .out_type = SC_F32, .m = a->seqs * a->tokens, .dim = width,
                                                   .eps = a->eps, .weight = a->norm_q}, err);
     for (int s = 0; s < a->seqs; s++) most = a->n[s] > most ? a->n[s] : most;
+    assert(!a->weights || (most <= a->weights && a->weights <= SC_FOLD_MAX));
     return run_rows(dev, &run, cross_item, a->tokens, most, a->head_dim, a->seqs * a->heads, err);
 }
 

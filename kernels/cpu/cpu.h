@@ -68,6 +68,12 @@ void sc_cpu_turn(float *out, const float *in, const sc_rope *rope, int head_dim,
  * lower index. Returns how many, whatever the scores are. taken: room for `window` flags (twin_attention.c). */
 int sc_cpu_choose(int32_t *list, const float *local, int window, int window_base, int own, int keep, bool *taken);
 
+/* ops.h, fold_stride, of an o of `cols` columns: half of them or fewer. */
+static inline int sc_cpu_fold_stride(int cols, int heads, int n) {
+    const int stride = (n + 7) / 8 * 8;
+    return stride <= SC_FOLD_MAX && 2 * heads * stride <= cols ? stride : 0;
+}
+
 /* ---- the twin: memory and transformer (twin*.c) ---------------------------------------------------------------------------- */
 
 sc_status sc_twin_alloc(sc_device *, void **, size_t, sc_error *);
@@ -81,6 +87,9 @@ void sc_twin_close(sc_device *);
 
 sc_status sc_twin_matrix_create(sc_device *, sc_matrix **, const sc_matrix_desc *, sc_error *);
 void sc_twin_matrix_destroy(sc_device *, sc_matrix *);
+int sc_twin_fold_stride(sc_device *, const sc_matrix *, int, int);
+sc_status sc_twin_fold_create(sc_device *, sc_matrix **, const sc_matrix *, void *, int, sc_error *);
+sc_status sc_twin_fold(sc_device *, const sc_fold_args *, sc_error *);
 sc_status sc_twin_linear(sc_device *, const sc_linear_args *, sc_error *);
 sc_status sc_twin_layer_norm(sc_device *, const sc_layer_norm_args *, sc_error *);
 sc_status sc_twin_rms_norm(sc_device *, const sc_rms_norm_args *, sc_error *);
@@ -122,6 +131,9 @@ sc_status sc_twin_planes_in(sc_device *, const sc_planes_in_args *, sc_error *);
 
 sc_status sc_fast_matrix_create(sc_device *, sc_matrix **, const sc_matrix_desc *, sc_error *);
 void sc_fast_matrix_destroy(sc_device *, sc_matrix *);
+int sc_fast_fold_stride(sc_device *, const sc_matrix *, int, int);
+sc_status sc_fast_fold_create(sc_device *, sc_matrix **, const sc_matrix *, void *, int, sc_error *);
+sc_status sc_fast_fold(sc_device *, const sc_fold_args *, sc_error *);
 sc_status sc_fast_linear(sc_device *, const sc_linear_args *, sc_error *);
 sc_status sc_fast_gather(sc_device *, float *, const sc_matrix *, const int32_t *, int, sc_error *);
 sc_status sc_fast_layer_norm(sc_device *, const sc_layer_norm_args *, sc_error *);

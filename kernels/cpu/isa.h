@@ -30,6 +30,7 @@ typedef struct {
     int turn_pairs;
     float last_bias;
     const float *bias;         /* of key 0 and query 0, or NULL */
+    int weights;               /* not 0, with one entry of keys: out[i] is the softmax itself, zeros up to so many */
     void *work;                /* sc_attend_work(dim) bytes, 64-byte aligned */
 } sc_attend;
 

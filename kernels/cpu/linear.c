@@ -90,10 +90,66 @@ cleanup:
 void sc_fast_matrix_destroy(sc_device *dev, sc_matrix *m) {
     (void)dev;
     if (!m) return;
-    sc_gemm_unpack(&m->w);
-    free(m->own);
-    free(m->bias);
+    if (!m->fold) {
+        sc_gemm_unpack(&m->w);
+        free(m->own);
+        free(m->bias);
+    }
     free(m);
+}
+
+/* ---- folds: panels that are made while the model runs ---------------------------------------------------------------------- */
+
+/* The tiles of AMX are through the whole product sooner than vectors through the folded one. */
+int sc_fast_fold_stride(sc_device *dev, const sc_matrix *o, int heads, int n) {
+    return sc_cpu(dev)->amx && o->parts ? 0 : sc_cpu_fold_stride(o->w.k, heads, n);
+}
+
+sc_status sc_fast_fold_create(sc_device *dev, sc_matrix **out, const sc_matrix *o, void *memory, int cols, sc_error *err) {
+    const sc_isa_kernels *kern = sc_cpu(dev)->kern;
+
+    assert(SC_FOLD_ROWS % kern->nr == 0);
+    *out = calloc(1, sizeof **out);
+    if (!*out) return sc_fail(err, SC_ENOMEM, "matrix: out of memory");
+    **out = (sc_matrix){.w = {.kern = kern, .n = o->w.n, .k = cols, .data = memory}, .bias = o->bias, .fold = true};
+    return SC_OK;
+}
+
+typedef struct { const sc_fold_args *a; const sc_isa_kernels *kern; float *work; size_t work_row; } fold_run;
+
+/* One panel: a panel of o with v's rows for x lies the way a panel of the fold does. */
+static void fold_item(void *ctx, int item, int thread) {
+    const fold_run *run = ctx;
+    const sc_fold_args *a = run->a;
+    const sc_packed *o = &a->o->w;
+    const int nr = run->kern->nr, mr = run->kern->mr, dim = o->k / a->heads, cols = a->heads * a->stride;
+    float *out = a->out->w.data + (size_t)item * (size_t)cols * (size_t)nr;
+    const float *panel = o->data + (size_t)item * (size_t)o->k * (size_t)nr;
+
+    if (a->o->parts) {
+        const void *row[SC_TILE_COLS_MAX];
+        for (int c = 0; c < nr; c++) row[c] = sc_bf16_row(a->o, item * nr + c < o->n ? item * nr + c : o->n - 1);
+        run->kern->widen(run->work + (size_t)thread * run->work_row, row, o->k);
+        panel = run->work + (size_t)thread * run->work_row;
+    }
+    memset(out, 0, (size_t)cols * (size_t)nr * sizeof *out);
+    for (int h = 0; h < a->heads; h++)
+        for (int j = 0; j < a->n; j += mr)
+            run->kern->tile(a->n - j < mr ? a->n - j : mr, (const float *)a->v + (size_t)j * (size_t)o->k + (size_t)(h * dim), o->k, 1, panel + (size_t)(h * dim) * (size_t)nr, nr, dim,
+                            out + (size_t)(h * a->stride + j) * (size_t)nr, nr, false);
+}
+
+sc_status sc_fast_fold(sc_device *dev, const sc_fold_args *a, sc_error *err) {
+    sc_cpu_device *cpu = sc_cpu(dev);
+    fold_run run = {.a = a, .kern = cpu->kern, .work_row = ((size_t)a->o->w.k * (size_t)cpu->kern->nr + 15) / 16 * 16};
+    void *work = NULL;
+    sc_status rc = a->o->parts ? sc_cpu_scratch(dev, &work, run.work_row * sizeof(float) * (size_t)sc_pool_threads(cpu->pool), err) : SC_OK;
+
+    if (rc) return rc;
+    assert(a->n >= 1 && a->n <= a->stride && a->out->w.k == a->heads * a->stride);
+    run.work = work;
+    sc_pool_run(cpu->pool, fold_item, &run, (a->o->w.n + cpu->kern->nr - 1) / cpu->kern->nr);
+    return SC_OK;
 }
 
 sc_status sc_fast_gather(sc_device *dev, float *out, const sc_matrix *table, const int32_t *rows_host, int n, sc_error *err) {

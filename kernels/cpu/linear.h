@@ -10,6 +10,7 @@ struct sc_matrix {
     const char *part[SC_MAX_PARTS]; /* bf16 [part_rows][k] at any address */
     int parts, part_rows[SC_MAX_PARTS];
     void *own;                /* what the parts point into, when it is not the caller's */
+    bool fold;                /* w.data and bias are somebody else's */
 };
 
 /* Row of a bf16 matrix. */

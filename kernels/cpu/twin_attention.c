@@ -225,6 +225,7 @@ sc_status sc_twin_cross_attention(sc_device *dev, const sc_cross_attention_args 
         sc_twin_rms_norm(dev, &(sc_rms_norm_args){.x = a->q, .x_type = SC_F32, .ldx = (int)width, .out = a->q, .out_type = SC_F32, .m = a->seqs * a->tokens,
                                                   .dim = (int)width, .eps = a->eps, .weight = a->norm_q}, err);
     for (int s = 0; s < a->seqs; s++) most = a->n[s] > most ? a->n[s] : most;
+    assert(!a->weights || (most <= a->weights && a->weights <= SC_FOLD_MAX && a->weights % 8 == 0));
     weight = malloc((size_t)most * sizeof(float));
     if (!weight) return sc_fail(err, SC_ENOMEM, "cross attention: out of memory");
     for (int s = 0; s < a->seqs; s++)
@@ -232,11 +233,16 @@ sc_status sc_twin_cross_attention(sc_device *dev, const sc_cross_attention_args 
             for (int h = 0; h < a->heads; h++) {
                 size_t at = ((size_t)s * (size_t)a->tokens + (size_t)t) * width + (size_t)h * (size_t)dim;
                 const float *q = (const float *)a->q + at;
-                const float *k = (const float *)a->k[s] + h * dim, *v = (const float *)a->v[s] + h * dim;
+                const float *k = (const float *)a->k[s] + h * dim;
                 for (int j = 0; j < a->n[s]; j++) weight[j] = sc_cpu_dot(q, k + (size_t)j * width, dim) / sqrtf((float)dim);
                 weight[a->n[s] - 1] += a->last_bias[s];
                 softmax(weight, a->n[s]);
-                weighted_sum((float *)a->out + at, weight, v, width, a->n[s], dim);
+                if (!a->weights) {
+                    weighted_sum((float *)a->out + at, weight, (const float *)a->v[s] + h * dim, width, a->n[s], dim);
+                    continue;
+                }
+                float *row = (float *)a->out + (((size_t)s * (size_t)a->tokens + (size_t)t) * (size_t)a->heads + (size_t)h) * (size_t)a->weights;
+                for (int j = 0; j < a->weights; j++) row[j] = j < a->n[s] ? weight[j] : 0.0f;
             }
     free(weight);
     return SC_OK;

@@ -12,6 +12,7 @@
 struct sc_matrix {
     int rows, cols;
     float *w, *bias; /* [rows][cols], [rows] */
+    bool fold;       /* both are somebody else's */
 };
 
 float sc_cpu_dot(const float *a, const float *b, int n) {
@@ -60,9 +61,37 @@ sc_status sc_twin_matrix_create(sc_device *dev, sc_matrix **out, const sc_matrix
 void sc_twin_matrix_destroy(sc_device *dev, sc_matrix *m) {
     (void)dev;
     if (!m) return;
-    free(m->w);
-    free(m->bias);
+    if (!m->fold) {
+        free(m->w);
+        free(m->bias);
+    }
     free(m);
+}
+
+int sc_twin_fold_stride(sc_device *dev, const sc_matrix *o, int heads, int n) {
+    (void)dev;
+    return sc_cpu_fold_stride(o->cols, heads, n);
+}
+
+sc_status sc_twin_fold_create(sc_device *dev, sc_matrix **out, const sc_matrix *o, void *memory, int cols, sc_error *err) {
+    (void)dev;
+    *out = calloc(1, sizeof **out);
+    if (!*out) return sc_fail(err, SC_ENOMEM, "matrix: out of memory");
+    **out = (sc_matrix){.rows = o->rows, .cols = cols, .w = memory, .bias = o->bias, .fold = true};
+    return SC_OK;
+}
+
+sc_status sc_twin_fold(sc_device *dev, const sc_fold_args *a, sc_error *err) {
+    const int dim = a->o->cols / a->heads;
+
+    (void)dev, (void)err;
+    assert(a->n >= 1 && a->n <= a->stride && a->out->cols == a->heads * a->stride);
+    for (int r = 0; r < a->o->rows; r++)
+        for (int h = 0; h < a->heads; h++)
+            for (int j = 0; j < a->stride; j++)
+                a->out->w[(size_t)r * (size_t)a->out->cols + (size_t)(h * a->stride + j)] = j >= a->n ? 0.0f :
+                    sc_cpu_dot(a->o->w + (size_t)r * (size_t)a->o->cols + h * dim, (const float *)a->v + (size_t)j * (size_t)a->o->cols + h * dim, dim);
+    return SC_OK;
 }
 
 sc_status sc_twin_linear(sc_device *dev, const sc_linear_args *a, sc_error *err) {

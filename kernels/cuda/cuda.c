@@ -146,6 +146,12 @@ static sc_status filter_create(sc_device *dev, sc_filter **out, const sc_filter_
     return guard(dev, "filter_create", sc_cuda_filter_create(dev, out, d, err), err);
 }
 
+static sc_status fold_create(sc_device *dev, sc_matrix **out, const sc_matrix *o, void *memory, int cols, sc_error *err) {
+    *out = NULL;
+    REFUSE_IF_LOST("fold_create");
+    return sc_cuda_fold_create(dev, out, o, memory, cols, err);
+}
+
 /* Weights of a lost context are left to the end of the process. */
 static void matrix_destroy(sc_device *dev, sc_matrix *m) {
     if (!sc_cuda_failed(dev)) sc_cuda_matrix_destroy(dev, m);
@@ -257,10 +263,10 @@ static sc_status beside(sc_device *dev, sc_device **out, sc_error *err);
 
 const sc_ops sc_cuda_ops = {
     .alloc = alloc, .release = release, .alloc_host = alloc_host, .release_host = release_host, .upload = upload, .download = download, .copy = copy, .sync = sync,
-    .matrix_create = matrix_create, .matrix_destroy = matrix_destroy,
+    .matrix_create = matrix_create, .matrix_destroy = matrix_destroy, .fold_stride = sc_cuda_fold_stride, .fold_create = fold_create,
     .filter_create = filter_create, .filter_destroy = filter_destroy,
     .linear = op_linear, .layer_norm = op_layer_norm, .rms_norm = op_rms_norm, .qkv = op_qkv, .select = op_select, .attention = op_attention,
-    .memory_update = op_memory_update, .cross_attention = op_cross_attention, .text_attention = op_text_attention, .gather = gather,
+    .memory_update = op_memory_update, .cross_attention = op_cross_attention, .fold = op_fold, .text_attention = op_text_attention, .gather = gather,
     .mul_gelu = mul_gelu, .convert = convert, .silu = silu, .add_rows = add_rows, .patchify = op_patchify, .unpatchify = op_unpatchify,
     .noise = op_noise, .denoise = op_denoise, .finite = op_finite, .latent_in = op_latent_in, .conv = op_conv, .grow = op_grow, .pool = op_pool,
     .pixels = op_pixels, .conv3 = op_conv3, .channel_norm = op_channel_norm, .frame_attention = op_frame_attention, .planes_in = op_planes_in,

@@ -106,9 +106,11 @@ static void plan_clear(sc_cuda_plan *p) {
 extern "C" void sc_cuda_matrix_destroy(sc_device *, sc_matrix *m) {
     if (!m) return;
     for (int i = 0; i < m->plans; i++) plan_clear(&m->plan[i]);
-    cudaFree(m->w);
-    cudaFree(m->bias_f32);
-    cudaFree(m->bias_act);
+    if (!m->fold) {
+        cudaFree(m->w);
+        cudaFree(m->bias_f32);
+        cudaFree(m->bias_act);
+    }
     free(m);
 }
 

@@ -31,6 +31,7 @@ struct sc_matrix {
     void *w;                /* act [rows][cols] */
     float *bias_f32;        /* [rows], zeros without a bias */
     void *bias_act;
+    bool fold;              /* w is the caller's, the bias another matrix's (cross.cu) */
     sc_cuda_plan plan[SC_CUDA_PLANS_MAX];
     int plans, oldest;
 };

@@ -366,6 +366,61 @@ static void test_cross_attention(void) {
             }
 }
 
+/* Weights; a fold, through a product whose columns past the keys are not zero; and both together against what they stand for. */
+static void test_folds(void) {
+    static const int shapes[][6] = {/* tokens heads dim keys stride rows */ {7, 1, 10, 2, 8, 67}, {1, 2, 32, 1, 8, 64}, {33, 3, 128, 33, 40, 384}, {480, 3, 128, 15, 16, 131}, {65, 2, 64, 64, 64, 100},
+                                    {17, 2, 32, 40, 40, 96}, {129, 12, 128, 13, 16, 192}, {66, 17, 32, 7, 24, 72}};
+    const uint64_t seed = seed_state; /* the tests behind this one keep their numbers */
+    for (size_t i = 0; i < sizeof shapes / sizeof *shapes; i++)
+        for (int seqs = 1; seqs <= 5; seqs += 4)
+            for (int norm = 0; norm < 2; norm++) {
+                const int tokens = shapes[i][0], heads = shapes[i][1], dim = shapes[i][2], n = shapes[i][3], stride = shapes[i][4], rows = shapes[i][5], width = heads * dim, cols = heads * stride;
+                const size_t count = (size_t)(seqs * tokens * width), room = (size_t)((rows + SC_FOLD_ROWS - 1) / SC_FOLD_ROWS * SC_FOLD_ROWS) * (size_t)cols, flat = (size_t)(tokens * rows);
+                matrices w = make_matrices(rows, width, 1), f;
+                buffer q = input(count, act, norm ? 3 : 1), k = input((size_t)(n * width), act, 1), v = input((size_t)(n * width), act, 1), g = input((size_t)width, SC_F32, 1);
+                buffer p = output((size_t)(seqs * tokens * cols), act);
+                sc_cross_attention_args t = {.seqs = seqs, .tokens = tokens, .heads = heads, .head_dim = dim, .q = q.host, .eps = 1e-6f, .out = p.host, .weights = stride}, c;
+                float *memory = calloc(room, sizeof *memory), *values = malloc(count * sizeof *values), *q_again = malloc(count * sizeof *q_again);
+                void *made;
+                char what[100];
+                snprintf(what, sizeof what, "fold %d x %d x %d, %d of %d keys, %d rows%s", tokens, heads, dim, n, stride, rows, norm ? ", q normalised" : "");
+                for (int s = 0; s < seqs; s++) t.k[s] = k.host, t.n[s] = s % 2 ? (n + 1) / 2 : n, t.last_bias[s] = s % 3 ? logf(17) : 0;
+                if (norm) t.norm_q = g.host;
+                c = t;
+                c.q = q.dev, c.out = p.dev;
+                if (norm) c.norm_q = g.dev;
+                for (int s = 0; s < seqs; s++) c.k[s] = k.dev;
+                memcpy(q_again, q.host, count * sizeof *q_again);
+                BOTH(cross_attention, &t, &c);
+                t.weights = 0, t.out = values, t.q = q_again; /* what it stands for */
+                for (int s = 0; s < seqs; s++) t.v[s] = v.host;
+                MUST(twin->ops->cross_attention(twin, &t, &check_err));
+
+                MUST(cuda->ops->alloc(cuda, &made, room * 2, &check_err));
+                MUST(twin->ops->fold_create(twin, &f.twin, w.twin, memory, cols, &check_err));
+                MUST(cuda->ops->fold_create(cuda, &f.cuda, w.cuda, made, cols, &check_err));
+                for (int s = 0; s < seqs; s++) {
+                    buffer x = input((size_t)(tokens * cols), act, 1), y = output(flat, SC_F32), z = output(flat, SC_F32);
+                    BOTH(fold, (&(sc_fold_args){f.twin, w.twin, v.host, t.n[s], heads, stride}), (&(sc_fold_args){f.cuda, w.cuda, v.dev, t.n[s], heads, stride}));
+                    BOTH(linear, (&(sc_linear_args){.w = f.twin, .x = x.host, .out = y.host, .out_type = SC_F32, .m = tokens}),
+                         (&(sc_linear_args){.w = f.cuda, .x = x.dev, .out = y.dev, .out_type = SC_F32, .m = tokens}));
+                    same(what, &y, tolerance_of(act));
+                    BOTH(linear, (&(sc_linear_args){.w = w.twin, .x = values + (size_t)(s * tokens * width), .out = z.host, .out_type = SC_F32, .m = tokens}),
+                         (&(sc_linear_args){.w = f.cuda, .x = (char *)p.dev + (size_t)(s * tokens * cols) * 2, .out = z.dev, .out_type = SC_F32, .m = tokens}));
+                    same("with weights", &z, tolerance_of(act));
+                    drop(&x);
+                }
+                same(what, &p, tolerance_of(act));
+                twin->ops->matrix_destroy(twin, f.twin);
+                cuda->ops->matrix_destroy(cuda, f.cuda);
+                cuda->ops->release(cuda, made);
+                drop_matrices(&w);
+                drop(&q), drop(&k), drop(&v), drop(&g);
+                free(memory), free(values), free(q_again);
+            }
+    seed_state = seed;
+}
+
 static void test_text_attention(void) {
     static const int shapes[][4] = {/* tokens heads dim reach */ {1, 1, 2, 0}, {9, 3, 64, 8}, {31, 3, 64, 40}, {64, 2, 32, 0}, {65, 2, 10, 7}, {200, 1, 16, 199}, {129, 2, 128, 128},
                                     {40, 4, 16, 11}, {512, 5, 64, 128}, {300, 2, 64, 3000}};
@@ -503,7 +558,7 @@ int main(int argc, char **argv) {
     static const struct { const char *name; void (*run)(void); } tests[] = {
         {"memory", test_copies}, {"linear", test_linear}, {"large linear", test_large_linear}, {"gather", test_gather}, {"norms", test_norms}, {"rms_norm in place", test_rms_norm_in_place},
         {"elementwise", test_elementwise}, {"patches", test_patches}, {"sampler", test_sampler}, {"qkv", test_qkv}, {"attention", test_attention}, {"memory of no numbers", test_memory_of_no_numbers},
-        {"cross attention", test_cross_attention}, {"text attention", test_text_attention}, {"convolution", test_conv}, {"grow, pool", test_grow_and_pool},
+        {"cross attention", test_cross_attention}, {"folds", test_folds}, {"text attention", test_text_attention}, {"convolution", test_conv}, {"grow, pool", test_grow_and_pool},
         {"latent, pixels", test_latent_and_pixels}};
     const char *paths[] = {"wgmma", "mma"}, *types[] = {"f16", "bf16"};
     MUST(sc_twin_open(&twin, &check_err));

@@ -209,6 +209,79 @@ static void cross_attention_matches_the_twin(void **state) {
     }
 }
 
+/* Weights, a fold of o and v, and their product, against the twin's; and the twin's against what they stand for. */
+static void a_fold_is_the_product_behind_the_values(void **state) {
+    static const int shape[][6] = {/* tokens, heads, dim, keys, stride, rows of o */ {1, 1, 2, 1, 8, 1}, {7, 1, 10, 2, 8, 67}, {33, 3, 128, 33, 40, 384}, {480, 3, 128, 15, 16, 129},
+                                   {65, 2, 64, 64, 64, 31}, {61, 5, 24, 7, 24, 120}, {67, 12, 32, 9, 16, 384}};
+    FIXTURE;
+    for (size_t i = 0; i < sizeof shape / sizeof *shape; i++)
+        for (int bf16 = 0; bf16 < 2; bf16++) {
+            enum { SEQS = 5 };
+            const int tokens = shape[i][0], heads = shape[i][1], dim = shape[i][2], n = shape[i][3], stride = shape[i][4], rows = shape[i][5], width = heads * dim, cols = heads * stride;
+            const size_t count = SEQS * (size_t)tokens * (size_t)width, made = SEQS * (size_t)tokens * (size_t)cols, keys = (size_t)n * (size_t)width, flat = (size_t)tokens * (size_t)rows;
+            const size_t room = (size_t)((rows + SC_FOLD_ROWS - 1) / SC_FOLD_ROWS * SC_FOLD_ROWS) * (size_t)cols, all = (size_t)rows * (size_t)width;
+            float *q = random_floats(count, 1), *k = random_floats(keys, 2), *v = random_floats(keys, 3), *w = random_floats(all, 5), *b = random_floats((size_t)rows, 6);
+            float *out = guarded(made), *want = guarded(made), *plain = guarded(count), *memory[2] = {guarded(room), guarded(room)};
+            uint16_t *half = malloc(all * sizeof *half);
+            for (size_t j = 0; j < all; j++) { /* numbers that bf16 holds */
+                uint32_t u;
+                memcpy(&u, &w[j], 4);
+                half[j] = (uint16_t)(u >> 16), u &= 0xffff0000u;
+                memcpy(&w[j], &u, 4);
+            }
+            sc_cross_attention_args a = {.seqs = SEQS, .tokens = tokens, .heads = heads, .head_dim = dim, .q = q, .eps = 1e-6f, .out = want, .weights = stride};
+            for (int s = 0; s < SEQS; s++) a.k[s] = k, a.n[s] = 1 + s * (n - 1) / (SEQS - 1), a.last_bias[s] = s % 2 ? logf(17) : 0;
+            assert_int_equal(p->twin->ops->cross_attention(p->twin, &a, NULL), SC_OK);
+            a.out = out;
+            assert_int_equal(p->fast->ops->cross_attention(p->fast, &a, NULL), SC_OK);
+            assert_close("weights", out, want, made, 2e-6);
+            a.weights = 0, a.out = plain;
+            for (int s = 0; s < SEQS; s++) a.v[s] = v;
+            assert_int_equal(p->twin->ops->cross_attention(p->twin, &a, NULL), SC_OK);
+
+            sc_device *dev[2] = {p->twin, p->fast};
+            sc_matrix *o[2], *fold[2];
+            for (int d = 0; d < 2; d++) {
+                const sc_matrix_desc desc = {.parts = 1, .cols = width, .rows = {rows}, .data = {d && bf16 ? (void *)half : w}, .type = {d && bf16 ? SC_BF16 : SC_F32}, .bias = {b}, .bias_type = {SC_F32}};
+                assert_int_equal(dev[d]->ops->matrix_create(dev[d], &o[d], &desc, NULL), SC_OK);
+                assert_int_equal(dev[d]->ops->fold_create(dev[d], &fold[d], o[d], memory[d], cols, NULL), SC_OK);
+            }
+            for (int s = SEQS - 1; s >= 0; s--) { /* written again and again; the columns past fewer keys are zero */
+                float *x[3] = {plain + (size_t)s * (size_t)tokens * (size_t)width, want + (size_t)s * (size_t)tokens * (size_t)cols, NULL}, *y[3];
+                x[2] = x[1];
+                for (int d = 0; d < 2; d++) assert_int_equal(dev[d]->ops->fold(dev[d], &(sc_fold_args){.out = fold[d], .o = o[d], .v = v, .n = a.n[s], .heads = heads, .stride = stride}, NULL), SC_OK);
+                for (int t = 0; t < 3; t++) {
+                    y[t] = random_floats(flat, 7);
+                    sc_device *on = t == 2 ? p->fast : p->twin;
+                    assert_int_equal(on->ops->linear(on, &(sc_linear_args){.w = t == 0 ? o[0] : fold[t - 1], .x = x[t], .out = y[t], .out_type = SC_F32, .m = tokens, .epilogue = SC_EPI_RESIDUAL}, NULL), SC_OK);
+                }
+                assert_close("the twin's fold", y[1], y[0], flat, 3e-6);
+                assert_close("fold", y[2], y[1], flat, 3e-6);
+                for (int t = 0; t < 3; t++) release_guarded(y[t], flat);
+            }
+            for (int d = 0; d < 2; d++) {
+                dev[d]->ops->matrix_destroy(dev[d], fold[d]);
+                dev[d]->ops->matrix_destroy(dev[d], o[d]);
+                release_guarded(memory[d], room);
+            }
+            release_guarded(q, count), release_guarded(k, keys), release_guarded(v, keys), release_guarded(w, all), release_guarded(b, (size_t)rows);
+            release_guarded(out, made), release_guarded(want, made), release_guarded(plain, count);
+            free(half);
+        }
+}
+
+static void a_device_folds_short_prompts_alone(void **state) {
+    FIXTURE;
+    float *w = random_floats(96 * 96, 1);
+    const sc_matrix_desc desc = {.parts = 1, .cols = 96, .rows = {96}, .data = {w}, .type = {SC_F32}};
+    sc_matrix *m;
+    assert_int_equal(p->fast->ops->matrix_create(p->fast, &m, &desc, NULL), SC_OK);
+    for (int n = 1; n < 200; n++) assert_int_equal(p->fast->ops->fold_stride(p->fast, m, 2, n), n <= 24 ? (n + 7) / 8 * 8 : 0);
+    for (int n = 1; n < 200; n++) assert_int_equal(p->fast->ops->fold_stride(p->fast, m, 1, n), n <= 48 ? (n + 7) / 8 * 8 : 0);
+    p->fast->ops->matrix_destroy(p->fast, m);
+    release_guarded(w, 96 * 96);
+}
+
 static void a_last_key_with_log_n_stands_for_n_equal_keys(void **state) {
     enum { DIM = 16, N = 9, REAL = 4 };
     FIXTURE;
@@ -295,6 +368,8 @@ int main(void) {
         cmocka_unit_test(dense_attention_without_lists_matches_the_twin),
         cmocka_unit_test(ties_go_to_the_lower_index_and_the_own_block_is_always_there),
         cmocka_unit_test(cross_attention_matches_the_twin),
+        cmocka_unit_test(a_fold_is_the_product_behind_the_values),
+        cmocka_unit_test(a_device_folds_short_prompts_alone),
         cmocka_unit_test(a_last_key_with_log_n_stands_for_n_equal_keys),
         cmocka_unit_test(text_attention_matches_the_twin),
         cmocka_unit_test(the_memory_update_keeps_the_best_and_loses_no_page),
