@@ -225,7 +225,8 @@ static sc_status warm(sc_engine *e, sc_error *err) {
     static const char prompt[] = "a";
     sc_session *s = NULL;
     sc_frames f;
-    sc_status rc = sc_session_create(e, 0, prompt, sizeof prompt - 1, 0, &s, err);
+    sc_status rc = sc_dit_warm(e->dit, e->work, err);
+    if (!rc) rc = sc_session_create(e, 0, prompt, sizeof prompt - 1, 0, &s, err);
     const uint64_t begin = sc_now_ns();
 
     while (!rc && !sc_session_failed(s, err) && sc_session_next(s).chunk == 0) rc = sc_engine_run(e, &s, 1, err);

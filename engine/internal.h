@@ -95,13 +95,20 @@ struct sc_session {
     sc_transition transition;
     int blend_chunks, blend_done;
     sc_prompt *blend_from;    /* while a blend runs */
-    sc_cross blend;           /* this chunk's mix */
+    sc_cross blend[2], next_blend[2]; /* its mixes in turn, planned when it is asked for: one is written while the other is read */
+    bool mixed;               /* this chunk's mix has been written */
     sc_transition due;        /* what the memory still has to do for the prompt in force; SC_SWITCH: nothing */
     bool begun;               /* this chunk's prompt is settled */
     bool fresh_prompt;        /* this chunk is the first under prompt_seq */
     bool failed;
     sc_error error;
 };
+
+/* Of a session's marks, those of a chunk's clean pass. */
+static inline int sc_clean_mark(const sc_session *s, uint64_t chunk) { return s->engine->cfg.step_count + (int)(chunk & 1); }
+
+/* While a blend runs: this chunk's mix. */
+static inline sc_cross *sc_session_blend(sc_session *s) { return &s->blend[(s->blend_done - 1) & 1]; }
 
 /* The modulation row of one step; steps = the clean pass. */
 static inline const float *sc_mods_of(const sc_engine *e, int step) { return e->mods + (size_t)step * sc_dit_mod_row(e->dit); }
@@ -111,7 +118,9 @@ sc_status sc_prompt_get(sc_engine *e, const char *text, size_t n, sc_prompt **ou
 void sc_prompt_drop(sc_engine *e, sc_prompt *p);
 void sc_prompt_cache_clear(sc_engine *e);
 void sc_prompt_forget(sc_engine *e); /* what was asked for and not answered; waits for it */
-sc_status sc_prompt_mix(sc_engine *e, const sc_prompt *a, const sc_prompt *b, double weight_b, sc_cross *out, sc_error *err);
+/* Plan a blend's keys and values; write them into planned ones. */
+sc_status sc_prompt_plan_mix(sc_engine *e, const sc_prompt *a, const sc_prompt *b, sc_cross *out, sc_error *err);
+sc_status sc_prompt_mix(sc_engine *e, const sc_prompt *a, const sc_prompt *b, double weight_b, const sc_cross *c, sc_error *err);
 
 /* session.c */
 float *sc_session_past(const sc_session *s, int k); /* the k-th oldest of past_count; k == past_count: where the next one goes */

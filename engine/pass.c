@@ -166,28 +166,50 @@ static sc_status self_attention(const sc_dit *d, sc_work *w, const sc_pass_args 
     return SC_OK;
 }
 
-/* From w->norm; leaves the feed-forward's norm there. */
-static sc_status cross_attention(const sc_dit *d, sc_work *w, const sc_pass_args *a, int layer, sc_error *err) {
+/* Sequences [first, first + n), whose prompts are folded to one stride (0: not folded): attention, and the product behind it. A fold is a prompt's
+ * own, so that each sequence has a product of its own then, always of the same number of rows. */
+static sc_status cross_group(const sc_dit *d, sc_work *w, const sc_pass_args *a, int layer, int first, int n, sc_error *err) {
     const sc_dit_layer *l = &d->layer[layer];
     const sc_ops *ops = d->dev->ops;
-    const int m = a->seqs * a->layout->tokens, dim = d->shape.dim;
-    const sc_layer_norm_args then = modulated(d, w, a, a->mods + ((size_t)layer * 6 + 3) * (size_t)dim);
-    sc_cross_attention_args c = {.seqs = a->seqs, .tokens = a->layout->tokens, .heads = d->shape.heads, .head_dim = d->shape.head_dim, .q = w->q,
-                                 .norm_q = l->cross_norm_q, .eps = (float)d->shape.eps, .out = w->heads_out};
+    const int tokens = a->layout->tokens, dim = d->shape.dim, stride = a->cross[first]->stride, cols = stride ? d->shape.heads * stride : dim;
+    const size_t row = (size_t)first * (size_t)tokens, at = row * (size_t)dim;
+    sc_cross_attention_args c = {.seqs = n, .tokens = tokens, .heads = d->shape.heads, .head_dim = d->shape.head_dim, .q = sc_act_at(d->dev, w->q, at),
+                                 .norm_q = l->cross_norm_q, .eps = (float)d->shape.eps, .out = sc_act_at(d->dev, w->heads_out, at), .weights = stride};
     sc_status rc;
 
-    for (int s = 0; s < a->seqs; s++) {
-        const sc_cross *x = a->cross[s];
+    for (int s = 0; s < n; s++) {
+        const sc_cross *x = a->cross[first + s];
         const size_t rows = (size_t)x->rows * (size_t)dim;
         c.k[s] = sc_act_at(d->dev, x->kv, (size_t)layer * 2 * rows);
         c.v[s] = sc_act_at(d->dev, x->kv, ((size_t)layer * 2 + 1) * rows);
         c.n[s] = x->rows;
         c.last_bias[s] = x->last_bias;
     }
-    TRY(ops->linear(d->dev, &(sc_linear_args){.w = l->cross_q, .x = w->norm, .out = w->q, .out_type = d->dev->act, .m = m}, err));
     TRY(ops->cross_attention(d->dev, &c, err));
-    TRY(ops->linear(d->dev, &(sc_linear_args){.w = l->cross_o, .x = w->heads_out, .out = w->x, .out_type = SC_F32, .m = m, .epilogue = SC_EPI_RESIDUAL,
-                                              .then = &then}, err));
+    for (int s = 0; s < n; s += stride ? 1 : n) {
+        const size_t part = row + (size_t)s * (size_t)tokens;
+        sc_layer_norm_args then = modulated(d, w, a, a->mods + ((size_t)layer * 6 + 3) * (size_t)dim);
+        then.m = stride ? tokens : n * tokens;
+        then.x = w->x + part * (size_t)dim;
+        then.out = sc_act_at(d->dev, w->norm, part * (size_t)dim);
+        if (a->row_mod) then.row_mod = a->row_mod + part;
+        TRY(ops->linear(d->dev, &(sc_linear_args){.w = stride ? a->cross[first + s]->fold[layer] : l->cross_o,
+                                                  .x = sc_act_at(d->dev, w->heads_out, at + (size_t)s * (size_t)tokens * (size_t)cols),
+                                                  .out = w->x + part * (size_t)dim, .out_type = SC_F32, .m = then.m, .epilogue = SC_EPI_RESIDUAL, .then = &then}, err));
+    }
+    return SC_OK;
+}
+
+/* From w->norm; leaves the feed-forward's norm there. */
+static sc_status cross_attention(const sc_dit *d, sc_work *w, const sc_pass_args *a, int layer, sc_error *err) {
+    sc_status rc;
+
+    TRY(d->dev->ops->linear(d->dev, &(sc_linear_args){.w = d->layer[layer].cross_q, .x = w->norm, .out = w->q, .out_type = d->dev->act,
+                                                      .m = a->seqs * a->layout->tokens}, err));
+    for (int s = 0, n; s < a->seqs; s += n) {
+        for (n = 1; s + n < a->seqs && a->cross[s + n]->stride == a->cross[s]->stride;) n++;
+        TRY(cross_group(d, w, a, layer, s, n, err));
+    }
     tap(a, SC_TAP_AFTER_CROSS, layer, w);
     return SC_OK;
 }

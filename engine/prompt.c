@@ -13,7 +13,7 @@
 
 static void prompt_free(sc_engine *e, sc_prompt *p) {
     if (!p) return;
-    if (p->cross.kv) sc_cross_free(e->dit, &p->cross);
+    sc_cross_free(e->dit, &p->cross);
     free(p->text);
     free(p->emb);
     free(p);
@@ -168,16 +168,19 @@ sc_status sc_prompt_get(sc_engine *e, const char *text, size_t n, sc_prompt **ou
     return SC_OK;
 }
 
-sc_status sc_prompt_mix(sc_engine *e, const sc_prompt *a, const sc_prompt *b, double weight_b, sc_cross *out, sc_error *err) {
-    const size_t dim = sc_t5_dim(e->t5);
-    const int n = a->tokens > b->tokens ? a->tokens : b->tokens;
-    float *mix = calloc((size_t)n * dim, sizeof *mix);
-    sc_status rc;
+static int longer(const sc_prompt *a, const sc_prompt *b) { return a->tokens > b->tokens ? a->tokens : b->tokens; }
 
-    if (!mix) return sc_fail(err, SC_ENOMEM, "prompt: out of memory");
+sc_status sc_prompt_plan_mix(sc_engine *e, const sc_prompt *a, const sc_prompt *b, sc_cross *out, sc_error *err) {
+    return sc_cross_plan(e->dit, longer(a, b), true, out, err);
+}
+
+sc_status sc_prompt_mix(sc_engine *e, const sc_prompt *a, const sc_prompt *b, double weight_b, const sc_cross *c, sc_error *err) {
+    const size_t dim = sc_t5_dim(e->t5);
+    const int n = longer(a, b);
+    float *mix = e->dit->prompt->host;
+
+    memset(mix, 0, (size_t)n * dim * sizeof *mix);
     for (size_t i = 0; i < (size_t)a->tokens * dim; i++) mix[i] += (float)((1.0 - weight_b) * a->emb[i]);
     for (size_t i = 0; i < (size_t)b->tokens * dim; i++) mix[i] += (float)(weight_b * b->emb[i]);
-    rc = sc_cross_create(e->dit, mix, n, true, out, err);
-    free(mix);
-    return rc;
+    return sc_cross_write(e->dit, c, mix, n, err);
 }

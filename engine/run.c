@@ -27,7 +27,7 @@ static sc_status prepare(sc_engine *e, sc_session *const *ss, int n, const int *
         sc_session *s = ss[i];
         a->view[i] = sc_kv_view_of(&s->memory);
         a->keep[i] = sc_kv_keep(e->cfg.memory.keep_ratio, a->view[i].window);
-        a->cross[i] = s->blend.kv ? &s->blend : &s->prompt->cross;
+        a->cross[i] = s->blend_from ? sc_session_blend(s) : &s->prompt->cross;
         a->latent[i] = s->x;
         same = same && step[i] == step[0];
     }
@@ -78,7 +78,7 @@ static int pass_key(const sc_pass_args *a, uint64_t *key) {
         key[n++] = (uintptr_t)v->chunk_now;
         key[n++] = (uint64_t)v->persistent << 32 | (uint32_t)v->window;
         key[n++] = (uint64_t)v->window_base << 32 | (uint32_t)v->slot_stride;
-        key[n++] = (uintptr_t)a->cross[i]->kv;
+        key[n++] = a->cross[i]->serial;
         key[n++] = (uint64_t)a->cross[i]->rows << 32 | bias;
         key[n++] = (uintptr_t)a->latent[i];
         key[n++] = (uintptr_t)a->flow[i];
@@ -95,9 +95,6 @@ sc_status sc_engine_pass(sc_engine *e, const sc_pass_args *a, sc_error *err) {
     if (!e->dev->ops->replay) return launch_pass(&p, err);
     return e->dev->ops->replay(e->dev, &(sc_replay_args){.key = key, .words = pass_key(a, key), .launch = launch_pass, .ctx = &p}, err);
 }
-
-/* Of a session's marks, those of a chunk's clean pass. */
-static int clean_mark(const sc_session *s, uint64_t chunk) { return s->engine->cfg.step_count + (int)(chunk & 1); }
 
 /* ---- denoise, clean ----------------------------------------------------------------------------------------------------- */
 
@@ -216,7 +213,7 @@ static sc_status run_decode(sc_engine *e, sc_session *s, sc_error *err) {
 /* How long the device was at the passes of the chunk that has come. */
 static sc_status read_clocks(sc_session *s, sc_error *err) {
     sc_device *dev = s->engine->dev;
-    const int steps = s->engine->cfg.step_count, clean = clean_mark(s, s->coming.chunk - 1);
+    const int steps = s->engine->cfg.step_count, clean = sc_clean_mark(s, s->coming.chunk - 1);
     uint64_t ns;
     sc_status rc;
 
@@ -266,7 +263,7 @@ static sc_status clocked(sc_engine *e, sc_pass_kind kind, sc_session *const *ss,
     sc_status rc = SC_OK;
 
     for (int i = 0; i < n && !rc && ss[i]->decoded; i++) {
-        at[i] = kind == SC_PASS_DENOISE ? ss[i]->phase : clean_mark(ss[i], ss[i]->chunk);
+        at[i] = kind == SC_PASS_DENOISE ? ss[i]->phase : sc_clean_mark(ss[i], ss[i]->chunk);
         rc = ops->mark(e->dev, ss[i]->from[at[i]], err);
     }
     if (!rc) rc = kind == SC_PASS_DENOISE ? run_denoise(e, ss, n, err) : run_clean(e, ss, n, err);

@@ -24,6 +24,10 @@ bool sc_transition_parse(const char *word, sc_transition *out) {
 
 const char *sc_transition_name(sc_transition t) { return transition_words[t]; }
 
+static void free_mixes(sc_engine *e, sc_cross *mix) {
+    for (int i = 0; i < 2; i++) sc_cross_free(e->dit, &mix[i]);
+}
+
 sc_status sc_session_create(sc_engine *e, uint64_t seed, const char *prompt, size_t n, uint32_t prompt_seq, sc_session **out, sc_error *err) {
     sc_session *s = NULL;
     const sc_ops *ops = e->dev->ops;
@@ -77,7 +81,8 @@ void sc_session_destroy(sc_session *s) {
     for (size_t i = 0; i < sizeof p / sizeof *p; i++) e->dev->ops->release(e->dev, p[i]);
     sc_kv_free(&s->memory);
     sc_decoder_state_destroy(e->decoder, s->decoder);
-    if (s->blend.kv) sc_cross_free(e->dit, &s->blend);
+    free_mixes(e, s->blend);
+    free_mixes(e, s->next_blend);
     sc_prompt_drop(e, s->prompt);
     sc_prompt_drop(e, s->next_prompt);
     sc_prompt_drop(e, s->blend_from);
@@ -94,12 +99,22 @@ void sc_session_destroy(sc_session *s) {
 
 sc_status sc_session_set_prompt(sc_session *s, const char *text, size_t n, uint32_t seq, sc_transition transition, int blend_chunks, uint64_t *applies_at,
                                 sc_error *err) {
+    sc_engine *e = s->engine;
+    sc_cross mix[2] = {0};
     sc_prompt *p;
     sc_status rc;
 
     if (transition == SC_BLEND && (blend_chunks < 1 || blend_chunks > 64)) return sc_fail(err, SC_EINVAL, "transition blend: %d chunks is not in 1..64", blend_chunks);
-    if ((rc = sc_prompt_get(s->engine, text, n, &p, err))) return rc;
-    sc_prompt_drop(s->engine, s->next_prompt);
+    if ((rc = sc_prompt_get(e, text, n, &p, err))) return rc;
+    for (int i = 0; transition == SC_BLEND && i < 2 && i < blend_chunks - 1 && !rc; i++) rc = sc_prompt_plan_mix(e, s->prompt, p, &mix[i], err);
+    if (rc) {
+        free_mixes(e, mix);
+        sc_prompt_drop(e, p);
+        return rc;
+    }
+    sc_prompt_drop(e, s->next_prompt);
+    free_mixes(e, s->next_blend);
+    memcpy(s->next_blend, mix, sizeof mix);
     s->next_prompt = p;
     s->next_seq = seq;
     s->transition = transition;
@@ -132,12 +147,32 @@ static sc_status recache(sc_session *s, sc_error *err) {
     return sc_kv_begin(&s->memory, err);
 }
 
+static void end_blend(sc_session *s) {
+    sc_prompt_drop(s->engine, s->blend_from);
+    s->blend_from = NULL;
+    free_mixes(s->engine, s->blend);
+}
+
+/* This chunk's keys and values. They are made beside the clean pass of the chunk before, which reads the other ones; these were read last by
+ * that of the chunk before it. */
+static sc_status mix_prompts(sc_session *s, sc_error *err) {
+    sc_engine *e = s->engine;
+    sc_status rc;
+
+    if (!s->blend_from || s->mixed) return SC_OK;
+    if (s->decoded && (rc = e->prompt_dev->ops->after(e->prompt_dev, s->to[sc_clean_mark(s, s->chunk)], err))) return rc;
+    rc = sc_prompt_mix(e, s->blend_from, s->prompt, (double)s->blend_done / s->blend_chunks, sc_session_blend(s), err);
+    s->mixed = !rc;
+    return rc;
+}
+
 /* The waiting prompt is now in force; what the memory does about it is due. */
 static void take_prompt(sc_session *s) {
     sc_engine *e = s->engine;
 
-    sc_prompt_drop(e, s->blend_from);
-    s->blend_from = NULL;
+    end_blend(s);
+    memcpy(s->blend, s->next_blend, sizeof s->blend);
+    memset(s->next_blend, 0, sizeof s->next_blend);
     if (s->transition == SC_BLEND) s->blend_from = s->prompt;
     else sc_prompt_drop(e, s->prompt);
     s->prompt = s->next_prompt;
@@ -170,16 +205,13 @@ sc_status sc_session_begin_chunk(sc_session *s, sc_error *err) {
     if (!s->begun) {
         s->fresh_prompt = s->chunk == 0;
         if (s->next_prompt) take_prompt(s);
-        if (s->blend_from && ++s->blend_done >= s->blend_chunks) {
-            sc_prompt_drop(e, s->blend_from);
-            s->blend_from = NULL;
-        }
+        if (s->blend_from && ++s->blend_done >= s->blend_chunks) end_blend(s);
+        s->mixed = false;
         s->begun = true;
     }
     if ((rc = meet_prompt(s, err))) return rc;
     if (s->due != SC_RECACHE) s->due = SC_SWITCH;
-    if (s->blend.kv) sc_cross_free(e->dit, &s->blend);
-    if (s->blend_from && (rc = sc_prompt_mix(e, s->blend_from, s->prompt, (double)s->blend_done / s->blend_chunks, &s->blend, err))) return rc;
+    if ((rc = mix_prompts(s, err))) return rc;
     if ((rc = sc_kv_begin(&s->memory, err))) return rc;
     if (s->due == SC_RECACHE && (rc = recache(s, err))) return rc;
     s->due = SC_SWITCH;

@@ -5,7 +5,10 @@
  * double, and a pass merely indexes it. A prompt touches it only through the cross-attention keys and values.
  *
  * Padding rows of a prompt are all one vector: zero through the text MLP. n equal keys are one key with log n on its logit, so
- * text_len rows become (tokens + 1). */
+ * text_len rows become (tokens + 1). With so few keys the product behind cross attention is made with the values beforehand (a fold): what is left
+ * of it is a product over heads * rows columns instead of dim.
+ *
+ * A prompt is made on a queue of its own, in work memory planned at load; dev goes on behind a mark, and nobody waits. */
 #include "engine/transformer.h"
 #include "engine/devmem.h"
 
@@ -55,6 +58,35 @@ cleanup:
     return rc;
 }
 
+static sc_status plan_prompts(sc_dit *d, sc_error *err) {
+    sc_device *dev = d->dev;
+    const sc_ops *ops = dev->ops;
+    sc_prompt_work *w = d->prompt = calloc(1, sizeof *w);
+    const size_t rows = (size_t)d->shape.text_len, dim = rows * (size_t)d->shape.dim, text = rows * (size_t)d->shape.text_dim;
+    sc_status rc;
+
+    if (!w || !(w->host = malloc(text * sizeof *w->host))) return sc_fail(err, SC_ENOMEM, "prompt: out of memory");
+    TRY(ops->alloc(dev, (void **)&w->in, text * 4, err));
+    TRY(ops->alloc(dev, (void **)&w->text, dim * 4, err));
+    TRY(ops->alloc(dev, (void **)&w->key, dim * 4, err));
+    TRY(ops->alloc(dev, &w->in_act, text * sc_act_bytes(dev), err));
+    TRY(ops->alloc(dev, &w->hidden, dim * sc_act_bytes(dev), err));
+    TRY(ops->alloc(dev, &w->text_act, dim * sc_act_bytes(dev), err));
+    if (ops->mark_create) TRY(ops->mark_create(dev, &w->made, err));
+cleanup:
+    return rc;
+}
+
+static void free_prompts(sc_dit *d) {
+    sc_prompt_work *w = d->prompt;
+    if (!w) return;
+    void *p[] = {w->in, w->text, w->key, w->in_act, w->hidden, w->text_act};
+    for (size_t i = 0; i < sizeof p / sizeof *p; i++) d->dev->ops->release(d->dev, p[i]);
+    if (w->made) d->dev->ops->mark_destroy(d->dev, w->made);
+    free(w->host);
+    free(w);
+}
+
 sc_status sc_dit_load(sc_dit **out, sc_device *dev, const sc_tensors *set, const char *prefix, const sc_dit_shape *shape, sc_error *err) {
     sc_dit *d = calloc(1, sizeof *d);
     const int dim = shape->dim, patch = shape->patch_h * shape->patch_w;
@@ -85,6 +117,7 @@ sc_status sc_dit_load(sc_dit **out, sc_device *dev, const sc_tensors *set, const
         TRY(sc_load_f32(dev, set, prefix, "pos_embedding", t->count, &d->pos, err));
     }
     for (int i = 0; i < shape->layers; i++) TRY(load_layer(d, set, prefix, i, err));
+    TRY(plan_prompts(d, err));
     for (int i = 0; i < sc_tensors_count(set); i++)
         if (!strncmp(sc_tensors_at(set, i)->name, prefix, strlen(prefix))) d->parameters += (long)sc_tensors_at(set, i)->count;
     *out = d;
@@ -108,6 +141,7 @@ void sc_dit_close(sc_dit *d) {
     sc_matrix *m[] = {d->patch, d->text0, d->text2, d->head};
     for (size_t j = 0; j < sizeof m / sizeof *m; j++) if (m[j]) ops->matrix_destroy(d->dev, m[j]);
     if (d->pos) ops->release(d->dev, d->pos);
+    if (ops) free_prompts(d);
     float *h[] = {d->head_modulation, d->time0_w, d->time0_b, d->time2_w, d->time2_b, d->proj_w, d->proj_b};
     for (size_t j = 0; j < sizeof h / sizeof *h; j++) free(h[j]);
     free(d->layer);
@@ -158,85 +192,139 @@ sc_status sc_dit_modulation(const sc_dit *d, double timestep, float *out, float 
 
 /* ---- prompt ------------------------------------------------------------------------------------------------------------- */
 
-/* Embedded prompt rows on the device, f32 and act: out_f32, out_act [rows][dim]; rows >= n, the rest from zero vectors. */
-static sc_status embed_text(const sc_dit *d, const float *emb, int n, int rows, float **out_f32, void **out_act, sc_error *err) {
-    sc_device *dev = d->prompt_dev;
-    const sc_ops *ops = dev->ops;
-    const size_t dim = (size_t)d->shape.dim, td = (size_t)d->shape.text_dim;
-    float *in = NULL;
-    void *in_act = NULL, *hidden = NULL;
+/* dev's later calls come behind what prompt_dev was asked for so far. */
+static sc_status join_prompts(const sc_dit *d, sc_error *err) {
     sc_status rc;
 
-    *out_f32 = NULL;
-    *out_act = NULL;
-    TRY(ops->alloc(dev, (void **)&in, (size_t)rows * td * 4, err)); /* zeroed: the padding rows */
-    TRY(ops->alloc(dev, &in_act, (size_t)rows * td * sc_act_bytes(dev), err));
-    TRY(ops->alloc(dev, &hidden, (size_t)rows * dim * sc_act_bytes(dev), err));
-    TRY(ops->alloc(dev, (void **)out_f32, (size_t)rows * dim * 4, err));
-    TRY(ops->alloc(dev, out_act, (size_t)rows * dim * sc_act_bytes(dev), err));
-    TRY(ops->upload(dev, in, emb, (size_t)n * td * 4, err));
-    TRY(ops->convert(dev, in_act, in, (size_t)rows * td, err));
-    TRY(ops->linear(dev, &(sc_linear_args){.w = d->text0, .x = in_act, .out = hidden, .out_type = dev->act, .m = rows, .epilogue = SC_EPI_GELU}, err));
-    TRY(ops->linear(dev, &(sc_linear_args){.w = d->text2, .x = hidden, .out = *out_f32, .out_type = SC_F32, .m = rows}, err));
-    TRY(ops->convert(dev, *out_act, *out_f32, (size_t)rows * dim, err));
+    if (d->prompt_dev == d->dev) return SC_OK;
+    if ((rc = d->prompt_dev->ops->mark(d->prompt_dev, d->prompt->made, err))) return rc;
+    return d->dev->ops->after(d->dev, d->prompt->made, err);
+}
+
+/* Embedded prompt rows to d->prompt->text and text_act; rows >= n, the rest from zero vectors. emb may be d->prompt->host. */
+static sc_status embed_text(const sc_dit *d, const float *emb, int n, int rows, sc_error *err) {
+    enum { PIECE = 1 << 20 }; /* a device may wait for larger uploads */
+    sc_device *dev = d->prompt_dev;
+    const sc_ops *ops = dev->ops;
+    const sc_prompt_work *w = d->prompt;
+    const size_t dim = (size_t)d->shape.dim, td = (size_t)d->shape.text_dim, bytes = (size_t)rows * td * 4;
+    sc_status rc;
+
+    if (emb != w->host) memcpy(w->host, emb, (size_t)n * td * 4);
+    memset(w->host + (size_t)n * td, 0, (size_t)(rows - n) * td * 4);
+    for (size_t at = 0; at < bytes; at += PIECE) TRY(ops->upload(dev, (char *)w->in + at, (const char *)w->host + at, bytes - at < PIECE ? bytes - at : PIECE, err));
+    TRY(ops->convert(dev, w->in_act, w->in, (size_t)rows * td, err));
+    TRY(ops->linear(dev, &(sc_linear_args){.w = d->text0, .x = w->in_act, .out = w->hidden, .out_type = dev->act, .m = rows, .epilogue = SC_EPI_GELU}, err));
+    TRY(ops->linear(dev, &(sc_linear_args){.w = d->text2, .x = w->hidden, .out = w->text, .out_type = SC_F32, .m = rows}, err));
+    TRY(ops->convert(dev, w->text_act, w->text, (size_t)rows * dim, err));
 cleanup:
-    ops->release(dev, in);
-    ops->release(dev, in_act);
-    ops->release(dev, hidden);
-    if (rc) { /* the caller may release both again */
-        ops->release(dev, *out_f32);
-        ops->release(dev, *out_act);
-        *out_f32 = NULL;
-        *out_act = NULL;
-    }
     return rc;
 }
 
 sc_status sc_dit_text(const sc_dit *d, const float *emb, int n, int rows, float *out, sc_error *err) {
-    float *f32;
-    void *act;
-    sc_status rc = embed_text(d, emb, n, rows, &f32, &act, err);
-    if (rc) return rc;
-    rc = d->prompt_dev->ops->download(d->prompt_dev, out, f32, (size_t)rows * (size_t)d->shape.dim * 4, err);
-    d->prompt_dev->ops->release(d->prompt_dev, f32);
-    d->prompt_dev->ops->release(d->prompt_dev, act);
-    return rc;
+    const sc_status rc = embed_text(d, emb, n, rows, err);
+    return rc ? rc : d->prompt_dev->ops->download(d->prompt_dev, out, d->prompt->text, (size_t)rows * (size_t)d->shape.dim * 4, err);
 }
 
-sc_status sc_cross_create(const sc_dit *d, const float *emb, int n, bool collapse, sc_cross *out, sc_error *err) {
+/* Act elements of all layers' keys and values; folds begin behind them, at a multiple of 256 bytes. */
+static size_t keys_room(const sc_dit *d, int rows) { return (2 * (size_t)d->shape.layers * (size_t)rows * (size_t)d->shape.dim + 127) / 128 * 128; }
+
+/* Act elements of what a layer's fold is made in. */
+static size_t fold_room(const sc_dit *d, int stride) {
+    return ((size_t)d->shape.dim + SC_FOLD_ROWS - 1) / SC_FOLD_ROWS * SC_FOLD_ROWS * (size_t)(d->shape.heads * stride);
+}
+
+static int fold_stride(const sc_dit *d, int rows) {
+    const sc_ops *ops = d->dev->ops;
+    return ops->fold_stride ? ops->fold_stride(d->dev, d->layer[0].cross_o, d->shape.heads, rows) : 0;
+}
+
+sc_status sc_cross_plan(const sc_dit *d, int n, bool collapse, sc_cross *out, sc_error *err) {
     sc_device *dev = d->prompt_dev;
     const sc_ops *ops = dev->ops;
-    const int dim = d->shape.dim, text_len = d->shape.text_len;
-    const int rows = collapse && n < text_len ? n + 1 : text_len;
-    float *f32 = NULL, *key = NULL;
-    void *ctx = NULL;
+    const int text_len = d->shape.text_len, rows = collapse && n < text_len ? n + 1 : text_len;
+    const size_t layers = (size_t)d->shape.layers, keys = keys_room(d, rows);
     sc_status rc;
 
     memset(out, 0, sizeof *out);
     if (n < 1 || n > text_len) return sc_fail(err, SC_EINVAL, "prompt: %d tokens, the model takes 1 to %d", n, text_len);
-    TRY(embed_text(d, emb, n, rows, &f32, &ctx, err));
-    TRY(ops->alloc(dev, &out->kv, (size_t)d->shape.layers * 2 * (size_t)rows * (size_t)dim * sc_act_bytes(dev), err));
-    TRY(ops->alloc(dev, (void **)&key, (size_t)rows * (size_t)dim * 4, err));
+    out->serial = ++d->prompt->plans;
     out->rows = rows;
     out->last_bias = collapse && n < text_len ? (float)log((double)(text_len - n)) : 0.0f;
-    for (int l = 0; l < d->shape.layers; l++) {
-        const sc_dit_layer *layer = &d->layer[l];
-        void *k = sc_act_at(dev, out->kv, (size_t)l * 2 * (size_t)rows * (size_t)dim), *v = sc_act_at(dev, k, (size_t)rows * (size_t)dim);
-        TRY(ops->linear(dev, &(sc_linear_args){.w = layer->cross_k, .x = ctx, .out = key, .out_type = SC_F32, .m = rows}, err));
-        TRY(ops->rms_norm(dev, &(sc_rms_norm_args){.x = key, .x_type = SC_F32, .ldx = dim, .out = k, .out_type = dev->act, .m = rows, .dim = dim,
-                                                   .eps = (float)d->shape.eps, .weight = layer->cross_norm_k}, err));
-        TRY(ops->linear(dev, &(sc_linear_args){.w = layer->cross_v, .x = ctx, .out = v, .out_type = dev->act, .m = rows}, err));
-    }
+    out->stride = fold_stride(d, rows);
+    TRY(ops->alloc(dev, &out->kv, (keys + layers * fold_room(d, out->stride)) * sc_act_bytes(dev), err));
+    TRY(join_prompts(d, err)); /* also for who gives it back unused */
+    if (!out->stride) return SC_OK;
+    if (!(out->fold = calloc(layers, sizeof *out->fold))) { rc = sc_fail(err, SC_ENOMEM, "prompt: out of memory"); goto cleanup; }
+    for (size_t l = 0; l < layers; l++)
+        TRY(ops->fold_create(dev, &out->fold[l], d->layer[l].cross_o, sc_act_at(dev, out->kv, keys + l * fold_room(d, out->stride)), d->shape.heads * out->stride, err));
 cleanup:
-    ops->release(dev, f32);
-    ops->release(dev, ctx);
-    ops->release(dev, key);
-    if (!rc && dev != d->dev) rc = ops->sync(dev, err);
     if (rc) sc_cross_free(d, out);
     return rc;
 }
 
+static sc_status write_keys(const sc_dit *d, const sc_cross *c, const float *emb, int n, sc_error *err) {
+    sc_device *dev = d->prompt_dev;
+    const sc_ops *ops = dev->ops;
+    const int dim = d->shape.dim, rows = c->rows;
+    const sc_prompt_work *w = d->prompt;
+    sc_status rc;
+
+    TRY(embed_text(d, emb, n, rows, err));
+    for (int l = 0; l < d->shape.layers; l++) {
+        const sc_dit_layer *layer = &d->layer[l];
+        void *k = sc_act_at(dev, c->kv, (size_t)l * 2 * (size_t)rows * (size_t)dim), *v = sc_act_at(dev, k, (size_t)rows * (size_t)dim);
+        TRY(ops->linear(dev, &(sc_linear_args){.w = layer->cross_k, .x = w->text_act, .out = w->key, .out_type = SC_F32, .m = rows}, err));
+        TRY(ops->rms_norm(dev, &(sc_rms_norm_args){.x = w->key, .x_type = SC_F32, .ldx = dim, .out = k, .out_type = dev->act, .m = rows, .dim = dim,
+                                                   .eps = (float)d->shape.eps, .weight = layer->cross_norm_k}, err));
+        TRY(ops->linear(dev, &(sc_linear_args){.w = layer->cross_v, .x = w->text_act, .out = v, .out_type = dev->act, .m = rows}, err));
+        if (c->fold)
+            TRY(ops->fold(dev, &(sc_fold_args){.out = c->fold[l], .o = layer->cross_o, .v = v, .n = rows, .heads = d->shape.heads, .stride = c->stride}, err));
+    }
+cleanup:
+    return rc;
+}
+
+sc_status sc_cross_write(const sc_dit *d, const sc_cross *c, const float *emb, int n, sc_error *err) {
+    sc_error why;
+    const sc_status rc = write_keys(d, c, emb, n, err), joined = join_prompts(d, &why); /* joined after a failure too: the memory goes back on dev */
+    return rc ? rc : joined ? sc_fail(err, joined, "%s", why.text) : SC_OK;
+}
+
+sc_status sc_cross_create(const sc_dit *d, const float *emb, int n, bool collapse, sc_cross *out, sc_error *err) {
+    sc_status rc = sc_cross_plan(d, n, collapse, out, err);
+
+    if (!rc && (rc = sc_cross_write(d, out, emb, n, err))) sc_cross_free(d, out);
+    return rc;
+}
+
 void sc_cross_free(const sc_dit *d, sc_cross *c) {
+    for (int l = 0; c->fold && l < d->shape.layers; l++)
+        if (c->fold[l]) d->dev->ops->matrix_destroy(d->dev, c->fold[l]);
+    free(c->fold);
     if (c->kv) d->dev->ops->release(d->dev, c->kv);
     memset(c, 0, sizeof *c);
+}
+
+sc_status sc_dit_warm(const sc_dit *d, sc_work *w, sc_error *err) {
+    sc_device *dev = d->dev;
+    const sc_ops *ops = dev->ops;
+    void *room = NULL;
+    sc_status rc = SC_OK;
+    int last = 0;
+
+    for (int n = SC_FOLD_MAX; n >= 1; n--) {
+        const int stride = fold_stride(d, n);
+        sc_matrix *m;
+        if (!stride || stride == last) continue;
+        last = stride;
+        if (!room) TRY(ops->alloc(dev, &room, fold_room(d, stride) * sc_act_bytes(dev), err)); /* the longest comes first */
+        TRY(ops->fold_create(dev, &m, d->layer[0].cross_o, room, d->shape.heads * stride, err));
+        rc = ops->linear(dev, &(sc_linear_args){.w = m, .x = w->heads_out, .out = w->x, .out_type = SC_F32, .m = w->tokens, .epilogue = SC_EPI_RESIDUAL}, err);
+        ops->matrix_destroy(dev, m);
+        if (rc) break;
+    }
+cleanup:
+    ops->release(dev, room);
+    return rc;
 }

@@ -18,11 +18,21 @@ typedef struct {
     float *modulation;                                                       /* host f32 [6][dim] */
 } sc_dit_layer;
 
+/* Where rows of text become keys and values: for one prompt at a time, in the order of prompt_dev. */
+typedef struct {
+    float *host;             /* [text_len][text_dim]: rows on their way; contents are not kept */
+    float *in, *text, *key;  /* device f32 [text_len][text_dim], [text_len][dim], [text_len][dim] */
+    void *in_act, *hidden, *text_act; /* device act, of the same shapes */
+    uint64_t plans;          /* made so far */
+    sc_mark *made;           /* NULL: prompt_dev is dev, or calls have finished when they return */
+} sc_prompt_work;
+
 typedef struct {
     sc_device *dev, *prompt_dev; /* prompt_dev: where prompts become keys and values: another queue of dev, or dev */
     sc_dit_shape shape;
     sc_dit_layer *layer;
     sc_matrix *patch, *text0, *text2, *head;
+    sc_prompt_work *prompt;
     float *pos;              /* device f32 [tokens of a frame][dim], or NULL when the model has none */
     int64_t pos_rows;
     float *head_modulation;  /* host f32 [2][dim] */
@@ -41,17 +51,25 @@ size_t sc_dit_mod_row(const sc_dit *dit);
  * projection. Double accumulation. */
 sc_status sc_dit_modulation(const sc_dit *dit, double timestep, float *out, float *e, float *e0, sc_error *err);
 
-/* Cross-attention keys and values of one prompt in every layer. */
+/* Cross-attention keys and values of one prompt in every layer. Of a prompt so short that the device gains by it the values are folded into the
+ * product behind the attention (kernels/ops.h, fold). */
 typedef struct {
-    void *kv;          /* device act [layers][2][rows][dim] */
+    void *kv;          /* device act [layers][2][rows][dim], and behind it what the folds are made in */
+    sc_matrix **fold;  /* [layers], or NULL */
+    int stride;        /* of the folds; 0 without */
+    uint64_t serial;   /* no other one of the model has it: it stands for all addresses */
     int rows;          /* real tokens, and one more that stands for all padding rows when there are any */
     float last_bias;   /* log of the number of rows the last one stands for */
 } sc_cross;
 
-/* emb (host f32) [n][text_dim]: the encoder's rows of the real tokens, 1 <= n <= text_len. collapse false: all text_len rows are
- * kept (the long form, for tests). Also used: sc_dit_text, the embedded rows [rows][dim] (host f32 out) alone. */
+/* plan: memory for a prompt of n tokens, 1 <= n <= text_len. collapse false: all text_len rows are kept (the long form, for tests).
+ * write: keys and values out of emb (host f32) [n][text_dim], the encoder's rows of the real tokens; n as planned. It neither allocates nor waits,
+ * and may be called again: the caller sees to it that prompt_dev comes behind what reads the old ones (after). dev goes on behind both.
+ * create: both. Also used: sc_dit_text, the embedded rows [rows][dim] (host f32 out) alone. */
+sc_status sc_cross_plan(const sc_dit *dit, int n, bool collapse, sc_cross *out, sc_error *err);
+sc_status sc_cross_write(const sc_dit *dit, const sc_cross *c, const float *emb, int n, sc_error *err);
 sc_status sc_cross_create(const sc_dit *dit, const float *emb, int n, bool collapse, sc_cross *out, sc_error *err);
-void sc_cross_free(const sc_dit *dit, sc_cross *c);
+void sc_cross_free(const sc_dit *dit, sc_cross *c); /* a zeroed one is fine */
 sc_status sc_dit_text(const sc_dit *dit, const float *emb, int n, int rows, float *out, sc_error *err);
 
 /* How the tokens of a chunk are ordered and grouped, with the tables that follow from it. One per model (sc_layout_*). */
@@ -109,6 +127,9 @@ typedef struct {
     void (*tap)(void *ctx, sc_tap tap, int layer, const sc_work *w);
     void *tap_ctx;
 } sc_pass_args;
+
+/* Folded products of every stride once, `w` being free: a device may time a product when it first sees its shape. */
+sc_status sc_dit_warm(const sc_dit *dit, sc_work *w, sc_error *err);
 
 /* One pass of the transformer over the chunks of `seqs` sequences. */
 sc_status sc_dit_pass(const sc_dit *dit, sc_work *w, const sc_pass_args *a, sc_error *err);

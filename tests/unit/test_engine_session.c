@@ -395,6 +395,12 @@ static sc_status failing_alloc(sc_device *d, void **out, size_t n, sc_error *err
     return real_ops->alloc(d, out, n, err);
 }
 
+/* What a pass may be short of memory for, which it does not ask the device for: a blend's rows of text. */
+static sc_status failing_convert(sc_device *d, void *out, const float *x, size_t n, sc_error *err) {
+    if (countdown >= 0 && countdown-- == 0) return sc_fail(err, SC_ENOMEM, "out of memory, says the test");
+    return real_ops->convert(d, out, x, n, err);
+}
+
 static void counting_release(sc_device *d, void *p) {
     live -= p != NULL;
     real_ops->release(d, p);
@@ -412,6 +418,7 @@ static void without_memory_a_call_fails_leaves_nothing_and_can_be_tried_again(vo
     (void)state;
     real_ops = e->dev->ops;
     ops.alloc = failing_alloc;
+    ops.convert = failing_convert;
     ops.release = counting_release;
     e->dev->ops = &ops;
     sc_prompt_cache_clear(e);
@@ -431,18 +438,20 @@ static void without_memory_a_call_fails_leaves_nothing_and_can_be_tried_again(vo
     assert_in_range(failures, 20, 1000);
     for (int c = 0; c < CHUNKS; c++) {
         if (c == crowd[2].change_at) /* the same for a prompt */
-            for (long n = 0;; n++) {
-                const long before = live;
+            for (long n = 0, before = live, known = 0;; n++) {
                 countdown = n;
                 const sc_status rc = sc_session_set_prompt(s, crowd[2].next, strlen(crowd[2].next), 2, crowd[2].transition, crowd[2].blend, NULL, &err);
                 countdown = -1;
                 if (!rc) break;
                 assert_int_equal(rc, SC_ENOMEM);
-                assert_int_equal(live, before);
+                if (live != before + known) { /* the words are encoded by now, and stay in the cache */
+                    known = live - before;
+                    assert_int_equal(known, 1);
+                }
             }
         do {
             const bool decode = sc_session_next(s).kind == SC_PASS_DECODE;
-            for (long n = 0;; n++) { /* passes allocate only where a blend mixes */
+            for (long n = 0;; n++) { /* nothing is allocated there, but a blend mixes */
                 const sc_pass before = sc_session_next(s);
                 countdown = n;
                 const sc_status rc = sc_engine_run(e, &s, 1, &err);
@@ -478,6 +487,7 @@ static void another_session_that_has_no_memory_disturbs_nobody_in_its_batch(void
     (void)state;
     real_ops = e->dev->ops;
     ops.alloc = failing_alloc;
+    ops.convert = failing_convert;
     ops.release = counting_release;
     e->dev->ops = &ops;
     while (s[0]->chunk < CHUNKS) {
