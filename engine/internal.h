@@ -51,6 +51,7 @@ struct sc_engine {
     float *noise;           /* device [latent_count] */
     sc_prompt *cache[SC_PROMPT_CACHE];
     uint64_t clock;         /* of the cache */
+    size_t cache_bytes;     /* of the device's memory, for what the cache alone holds */
     struct {
         bool asked, joined;
         pthread_t thread;

@@ -1,7 +1,8 @@
 /* prompt.c - text to cross-attention keys and values, kept in a small cache keyed by text.
  *
  * A prompt is a property of the model, not of a session: two sessions with the same words share one entry. The cache holds the
- * SC_PROMPT_CACHE newest; what a session uses lives on through its reference.
+ * SC_PROMPT_CACHE newest, as far as they fit into cache_bytes (folded into the product behind the attention a prompt of 20 tokens takes 31 MB of a
+ * 1.3B model, 440 of a 14B one); what a session uses lives on through its reference and does not count.
  *
  * Two halves: words to embeddings, which needs the text encoder and nothing else, and embeddings to keys and values. Where the encoder has a
  * device of its own the first half may run on another thread (it takes seconds on a CPU); whoever needs the encoder meanwhile waits for it.
@@ -64,8 +65,26 @@ cleanup:
     return rc;
 }
 
+/* Until what nobody uses but the cache takes no more than cache_bytes. */
+static void make_room(sc_engine *e) {
+    for (;;) {
+        size_t idle = 0;
+        int oldest = -1;
+        for (int i = 0; i < SC_PROMPT_CACHE; i++) {
+            const sc_prompt *p = e->cache[i];
+            if (!p || p->refs > 1) continue;
+            idle += p->cross.bytes;
+            if (oldest < 0 || p->used < e->cache[oldest]->used) oldest = i;
+        }
+        if (idle <= e->cache_bytes) return;
+        sc_prompt_drop(e, e->cache[oldest]);
+        e->cache[oldest] = NULL;
+    }
+}
+
 /* The other half: keys and values, and the place of the oldest in the cache. The reference is the cache's; after an error p is gone. */
 static sc_status keep(sc_engine *e, sc_prompt *p, sc_error *err) {
+    make_room(e);
     const sc_status rc = sc_cross_create(e->dit, p->emb, p->tokens, true, &p->cross, err);
     int oldest = 0;
 

@@ -252,7 +252,8 @@ sc_status sc_cross_plan(const sc_dit *d, int n, bool collapse, sc_cross *out, sc
     out->rows = rows;
     out->last_bias = collapse && n < text_len ? (float)log((double)(text_len - n)) : 0.0f;
     out->stride = fold_stride(d, rows);
-    TRY(ops->alloc(dev, &out->kv, (keys + layers * fold_room(d, out->stride)) * sc_act_bytes(dev), err));
+    out->bytes = (keys + layers * fold_room(d, out->stride)) * sc_act_bytes(dev);
+    TRY(ops->alloc(dev, &out->kv, out->bytes, err));
     TRY(join_prompts(d, err)); /* also for who gives it back unused */
     if (!out->stride) return SC_OK;
     if (!(out->fold = calloc(layers, sizeof *out->fold))) { rc = sc_fail(err, SC_ENOMEM, "prompt: out of memory"); goto cleanup; }

@@ -57,6 +57,7 @@ typedef struct {
     void *kv;          /* device act [layers][2][rows][dim], and behind it what the folds are made in */
     sc_matrix **fold;  /* [layers], or NULL */
     int stride;        /* of the folds; 0 without */
+    size_t bytes;      /* of the device's memory */
     uint64_t serial;   /* no other one of the model has it: it stands for all addresses */
     int rows;          /* real tokens, and one more that stands for all padding rows when there are any */
     float last_bias;   /* log of the number of rows the last one stands for */

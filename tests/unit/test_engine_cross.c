@@ -137,6 +137,43 @@ static void sequences_of_one_batch_have_each_its_own_prompt(void **state) {
     sc_engine_close(e);
 }
 
+static sc_prompt *get(sc_engine *e, const char *text) {
+    sc_prompt *p;
+    sc_error err = {0};
+    if (sc_prompt_get(e, text, strlen(text), &p, &err)) fail_msg("%s", err.text);
+    return p;
+}
+
+static bool known(const sc_engine *e, const char *text) { return sc_engine_prompt_known(e, text, strlen(text)); }
+
+static void prompts_that_nobody_uses_take_so_much_memory_and_no_more(void **state) {
+    static const char *const words[] = {"a", "b", "c", "d", "e", "f"};
+    const tiny_shape shape = shape_of(32, 23);
+    sc_engine *e = tiny_open(&shape, "cpu", 1);
+    sc_prompt *used = get(e, "snow");
+    const int layers = e->cfg.dit.layers, dim = e->cfg.dit.dim;
+
+    (void)state;
+    assert_true(used->cross.stride == 8);
+    assert_in_range(used->cross.bytes, (size_t)layers * (size_t)dim * (size_t)(2 * used->cross.rows + 8 * 3) * 4, (size_t)layers * (size_t)dim * 64 * 4);
+    for (int i = 0; i < 6; i++) sc_prompt_drop(e, get(e, words[i]));
+    for (int i = 0; i < 6; i++) assert_true(known(e, words[i])); /* a gigabyte has room for all */
+    sc_prompt *last[2] = {get(e, "f"), get(e, "a")};
+    e->cache_bytes = last[0]->cross.bytes + last[1]->cross.bytes;
+    for (int i = 0; i < 2; i++) sc_prompt_drop(e, last[i]);
+    sc_prompt_drop(e, get(e, "g")); /* f and a were used last: they stay when g comes */
+    for (int i = 1; i < 5; i++) assert_false(known(e, words[i]));
+    assert_true(known(e, "a") && known(e, "f") && known(e, "g"));
+    e->cache_bytes = 0;
+    sc_prompt_drop(e, get(e, "h"));
+    assert_true(known(e, "snow") && known(e, "h"));
+    assert_false(known(e, "a") || known(e, "f") || known(e, "g"));
+    sc_prompt_drop(e, used);
+    sc_prompt_drop(e, get(e, "i"));
+    assert_true(!known(e, "snow") && !known(e, "h") && known(e, "i"));
+    sc_engine_close(e);
+}
+
 /* ---- three queues ------------------------------------------------------------------------------------------------------- */
 
 enum { QUEUES = 3, PLACES = 4000 };
@@ -337,6 +374,7 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(a_folded_prompt_gives_the_flow_of_an_unfolded_one),
         cmocka_unit_test(sequences_of_one_batch_have_each_its_own_prompt),
+        cmocka_unit_test(prompts_that_nobody_uses_take_so_much_memory_and_no_more),
         cmocka_unit_test(a_chunk_of_a_blend_neither_allocates_nor_waits),
     };
     return cmocka_run_group_tests(tests, NULL, tiny_remove);
