@@ -95,8 +95,9 @@ sc_status sc_session_create(sc_engine *engine, uint64_t seed, const char *prompt
 void sc_session_destroy(sc_session *session); /* NULL is fine; gives its pages back */
 
 /* Encode `text` now; it applies from the next chunk that starts (*applies_at, may be NULL). A later call before that chunk replaces it.
- * The prompt in force stays when this fails. blend_chunks: for SC_BLEND, over how many chunks (1..64); else ignored.
- * Errors: SC_EINVAL for bad text. */
+ * The prompt in force stays when this fails. blend_chunks: for SC_BLEND, over how many chunks (1..64); else ignored. What a blend needs of the
+ * device's memory is taken here.
+ * Errors: SC_EINVAL for bad text, SC_ENOMEM. */
 sc_status sc_session_set_prompt(sc_session *session, const char *text, size_t n, uint32_t seq, sc_transition transition,
                                 int blend_chunks, uint64_t *applies_at, sc_error *err);
 
