@@ -3,6 +3,7 @@
 #include "cli/plan.h"
 #include "cli/bench_count.h"
 #include "engine/tae.h"
+#include "engine/vae.h"
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -66,12 +67,13 @@ static sc_kv_rule rule_of(const sc_config *c) {
 
 static void plan_decoder(sc_plan *p, const sc_plan_model *m, double act) {
     const sc_config *c = &m->config;
-    double pixels = (double)c->latent_h * c->latent_w, most = pixels * c->chunk_frames * c->decoder.z;
+    double pixels = (double)c->latent_h * c->latent_w, most;
 
     p->decoder = sc_count_decode(&(sc_engine){.cfg = *c, .decoder_tensors = m->set[2]}).decoder;
     if (c->decoder.kind == SC_DECODER_TAEHV) {
         const sc_tae_shape tae = sc_tae_published(c->decoder.z, c->decoder.patch, c->latent_h, c->latent_w, c->chunk_frames);
         double n = c->chunk_frames;
+        most = n * pixels * c->decoder.z;
         for (int i = 0; i < SC_TAE_LEVELS; i++) {
             const double wide = c->decoder.dec[i], next = c->decoder.dec[i + 1], out = 3.0 * c->decoder.patch * c->decoder.patch;
             p->session += SC_TAE_BLOCKS * pixels * wide * act;
@@ -83,14 +85,18 @@ static void plan_decoder(sc_plan *p, const sc_plan_model *m, double act) {
         p->work += 3 * most * act;
         return;
     }
+    most = pixels * c->decoder.z; /* of one latent */
     for (int i = 0; i < sc_tensors_count(m->set[2]); i++) {
         const sc_tensor *t = sc_tensors_at(m->set[2], i);
-        double px, frames;
+        double px, frames, wide;
         if (t->rank < 4 || strncmp(t->name, "decoder.", 8)) continue;
         sc_count_vae_place(t->name, &px, &frames);
         if (t->rank == 5 && t->shape[2] == 3) p->session += 2.0 * (double)t->shape[1] * px * pixels * act; /* its last two input frames */
+        wide = (double)t->shape[0];
+        if (!strstr(t->name, ".resample.") && wide < (double)t->shape[1]) wide = (double)t->shape[1]; /* what a doubling reads has fewer pixels */
+        if (wide * px * frames * pixels > most) most = wide * px * frames * pixels;
     }
-    p->work += 1e9; /* it takes as many latents at a time as keep that */
+    p->work += 3 * most * act * sc_vae_group(c->chunk_frames, (size_t)(3 * most * act));
 }
 
 sc_status sc_plan_make(sc_plan *p, const sc_plan_model *m, bool cpu, int batch, sc_error *err) {

@@ -20,7 +20,7 @@ _Static_assert((int)SC_VAE_MULTS == (int)SC_VAE_LEVELS && (int)SC_VAE_Z_MAX == (
 
 static sc_vae_shape vae_shape(const sc_config *c) {
     sc_vae_shape s = {.z = c->decoder.z, .dim = c->decoder.dim, .levels = SC_VAE_MULTS, .blocks = c->decoder.blocks, .latent_h = c->latent_h,
-                      .latent_w = c->latent_w, .halves_time = {false, true, true}, .mean = c->decoder.mean, .std = c->decoder.std};
+                      .latent_w = c->latent_w, .group = c->chunk_frames, .halves_time = {false, true, true}, .mean = c->decoder.mean, .std = c->decoder.std};
     for (int i = 0; i < SC_VAE_MULTS; i++) s.mult[i] = c->decoder.mult[i];
     return s;
 }

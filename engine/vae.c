@@ -3,7 +3,8 @@
  *   z * std + mean -> conv2 1x1x1 -> conv1 3x3x3 -> residual, attention, residual -> [ residual x (blocks + 1) -> up ] x levels -> norm, SiLU
  *                                                                                                    (no up at the finest)      -> 3x3x3
  *
- * Latents go through in groups, the first of a stream alone. Nothing but the caches passes from one group to the next, and no
+ * Latents go through in groups, the first of a stream alone: the engine's chunk is one group where memory allows it, which fills a card
+ * better at the coarse levels and moves the caches once a chunk. Nothing but the caches passes from one group to the next, and no
  * operation looks at how many frames come together, so any grouping gives the same bits. */
 #include "engine/vae_layers.h"
 #include "engine/devmem.h"
@@ -12,8 +13,6 @@
 #include <stdlib.h>
 
 #define TRY(call) do { if ((rc = (call))) goto cleanup; } while (0)
-
-enum { WORK_BYTES = 1 << 30, GROUP_MAX = 16 };
 
 struct sc_vae {
     sc_vae_net net;
@@ -75,11 +74,7 @@ sc_status sc_vae_load(sc_vae **out, sc_device *dev, const sc_tensors *set, const
     TRY(load_levels(v, shape, err));
     TRY(sc_vae_net_gamma(&v->net, "decoder.head.0.gamma", &v->net.head_gamma, err));
     TRY(sc_vae_net_conv(&v->net, "decoder.head.2", 3, 3, 3, &v->net.head, err));
-    v->group = shape->group;
-    if (v->group < 1) {
-        const size_t fit = WORK_BYTES / (3 * v->net.most);
-        v->group = fit < 1 ? 1 : fit > GROUP_MAX ? GROUP_MAX : (int)fit;
-    }
+    v->group = sc_vae_group(shape->group, 3 * v->net.most);
     v->net.most *= (size_t)v->group;
     TRY(sc_vae_net_work(&v->net, err));
     *out = v;
@@ -100,6 +95,11 @@ void sc_vae_close(sc_vae *v) {
 }
 
 void sc_vae_move(sc_vae *v, sc_device *dev) { v->net.dev = dev; }
+
+int sc_vae_group(int wanted, size_t bytes) {
+    const size_t fit = SC_VAE_WORK_BYTES / bytes;
+    return wanted < 1 || fit < 1 ? 1 : fit < (size_t)wanted ? (int)fit : wanted;
+}
 
 int sc_vae_scale(const sc_vae *v) { return v->scale; }
 int sc_vae_time_scale(const sc_vae *v) { return v->time_scale; }

@@ -13,14 +13,15 @@
 #include <stdbool.h>
 
 enum { SC_VAE_LEVELS = 4, SC_VAE_CHANNELS_MAX = 64 };
+#define SC_VAE_WORK_BYTES ((size_t)3 << 30) /* three latents at 480x832 in 16 bits take 2.76e9 */
 
 typedef struct sc_vae sc_vae;
 typedef struct sc_vae_state sc_vae_state;
 
 /* dim: width at the pixels; mult: its multiples, level by level from the pixels down; blocks: residual blocks of a level of the encoder
  * (the decoder has one more); halves_time[i]: whether the step from level i to i + 1 halves the frames too. latent_h, latent_w: size of a
- * latent (the decoder's input, the encoder's output). group: latents that the decoder takes in one go, 0 = as many as keep its work memory
- * near 1 GB. mean, std: of the latent channels (host, z each, borrowed during load). */
+ * latent (the decoder's input, the encoder's output). group: latents that the decoder takes in one go (0 = 1), fewer where its work memory
+ * would be more than SC_VAE_WORK_BYTES. mean, std: of the latent channels (host, z each, borrowed during load). */
 typedef struct {
     int z, dim, levels, mult[SC_VAE_LEVELS], blocks, latent_h, latent_w, group;
     bool halves_time[SC_VAE_LEVELS - 1];
@@ -36,6 +37,7 @@ void sc_vae_move(sc_vae *v, sc_device *dev); /* to another queue of its device *
 int sc_vae_scale(const sc_vae *v);      /* pixels per latent row (8) */
 int sc_vae_time_scale(const sc_vae *v); /* frames per latent frame but the first (4) */
 size_t sc_vae_work_bytes(const sc_vae *v);
+int sc_vae_group(int wanted, size_t bytes); /* latents of a group when one of them takes `bytes` of work memory, 1 and up */
 size_t sc_vae_state_bytes(const sc_vae *v);
 
 sc_status sc_vae_state_create(const sc_vae *v, sc_vae_state **out, sc_error *err); /* before the first latent */

@@ -251,7 +251,7 @@ static void any_portions_of_a_stream_give_the_same_bits(void **state) {
         open_world(&w, devices[d], &small, -1);
         sc_vae *whole = load(&w, FRAMES);
         film want = play(&w, whole, at_once);
-        for (int group = 0; group <= 2; group++) {
+        for (int group = 0; group <= 3; group++) {
             sc_vae *v = load(&w, group);
             for (size_t i = 0; i < sizeof portions / sizeof *portions; i++) {
                 film got = play(&w, v, portions[i]);
@@ -345,7 +345,7 @@ static void other_shapes_run_alike_on_twin_and_cpu(void **state) {
         for (int d = 0; d < 2; d++) {
             world w;
             open_world(&w, d ? "cpu" : "twin", &shape, cases[i].attention);
-            sc_vae *v = load(&w, 0);
+            sc_vae *v = load(&w, d ? 3 : 1);
             assert_int_equal(sc_vae_scale(v), cases[i].scale);
             assert_int_equal(sc_vae_time_scale(v), cases[i].time);
             assert_true(sc_vae_state_bytes(v) > 0 && sc_vae_work_bytes(v) > 0);
@@ -523,6 +523,31 @@ static void nothing_is_kept_when_memory_runs_out(void **state) {
     close_world(&w);
 }
 
+/* Work memory of large pictures is asked for, not had: nothing runs here. */
+static sc_status pretended_alloc(sc_device *dev, void **out, size_t bytes, sc_error *err) { return real_ops->alloc(dev, out, bytes < 1 << 20 ? bytes : 64, err); }
+
+static void a_group_is_as_large_as_its_work_memory_may_be(void **state) {
+    static const struct { int h, w, group, made; } cases[] = {{H, W, 0, 1}, {H, W, 3, 3}, {H, W, 64, 64}, {200, 300, 1, 1}, {200, 300, 2, 2}, {200, 300, 3, 2}, {600, 700, 3, 1}};
+    world w;
+    (void)state;
+    open_world(&w, "twin", &small, -1);
+    real_ops = w.dev->ops;
+    sc_ops ops = *real_ops;
+    ops.alloc = pretended_alloc;
+    w.dev->ops = &ops;
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        w.shape.latent_h = cases[i].h;
+        w.shape.latent_w = cases[i].w;
+        sc_vae *v = load(&w, cases[i].group);
+        const size_t most = 4 * 64 * (size_t)cases[i].h * (size_t)cases[i].w * 6 * sizeof(float); /* the finest level: four pictures, 6 channels */
+        assert_int_equal(sc_vae_work_bytes(v), 3 * most * (size_t)cases[i].made);
+        assert_true(cases[i].made == 1 || sc_vae_work_bytes(v) <= SC_VAE_WORK_BYTES);
+        sc_vae_close(v);
+    }
+    w.dev->ops = real_ops;
+    close_world(&w);
+}
+
 /* ---- the encoder -------------------------------------------------------------------------------------------------------- */
 
 static void the_encoder_leaves_out_a_rest_and_looks_only_back(void **state) {
@@ -644,6 +669,7 @@ int main(void) {
         cmocka_unit_test(sizes_out_of_range_are_refused),
         cmocka_unit_test(a_device_that_lacks_an_operation_is_refused_not_called),
         cmocka_unit_test(nothing_is_kept_when_memory_runs_out),
+        cmocka_unit_test(a_group_is_as_large_as_its_work_memory_may_be),
         cmocka_unit_test(the_encoder_leaves_out_a_rest_and_looks_only_back),
         cmocka_unit_test(a_session_decodes_with_the_decoder_of_its_config),
         cmocka_unit_test(a_model_with_another_vae_than_its_config_says_is_refused),
