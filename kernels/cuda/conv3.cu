@@ -1,17 +1,20 @@
 /* conv3.cu - convolutions that see several frames: their weights packed, arguments checked and flattened, the kernel chosen.
  *
- * conv3.cuh (wgmma) takes 3x3x3 and 3x1x1 without strides and with a multiple of 8 input channels on a card of compute capability 9.0;
+ * conv3.cuh (wgmma) takes 3x3x3 and 3x1x1 without strides and with a multiple of 8 input channels on a card of compute capability 9.0, of
+ * these conv3_narrow.cuh 3x3x3 from at most SC_NARROW3_IN to at most 3 channels;
  * conv3_mma.cuh takes everything else and everything when mma.sync is forced. Filters of one frame without a stride in time are filter.cu's,
  * and conv.cu multiplies them.
  *
  * Packed weights, act type, zeros where padded:
  *   wide   conv3.cuh:     [frame][slab of 16 kk channels][tap][out padded to 16][16 kk], kk 1 for 3x3, 4 for 1x1, swizzled as it stands in
  *                         shared memory
+ *   narrow conv3_narrow.cuh: [slab of 64][96][64], column = 32 (2 - frame) + 3 tap + output channel, swizzled likewise
  *   plain  conv3_mma.cuh: [frame][tap][in / 16][out padded to 64][16]
  * The width of a tile, NT channels, is chosen by the call: the one whose waves over the multiprocessors cost least.
  * Thread: engine; conv3 is asynchronous on the device's stream. */
 #include "kernels/cuda/conv3.cuh"
 #include "kernels/cuda/conv3_mma.cuh"
+#include "kernels/cuda/conv3_narrow.cuh"
 #include "kernels/cuda/conv_mma.cuh"
 #include "kernels/cuda/filter.h"
 
@@ -42,6 +45,17 @@ static size_t pack_wide(uint16_t *to, const sc_filter *f, const float *w, sc_dty
                     to[(((step * taps + tap) * oc + o) * pieces + piece) * 8 + i % 8] = bits(w[(((size_t)o * f->in_ch + i) * f->taps + t) * taps + tap], act);
                 }
     return (size_t)f->taps * slabs * taps * pieces * oc * 8;
+}
+
+/* Piece p of the 8 channels of a column's row stands at p ^ column % 8. */
+static size_t pack_narrow(uint16_t *to, const sc_filter *f, const float *w, sc_dtype act) {
+    for (int o = 0; to && o < f->out_ch; o++)
+        for (int i = 0; i < f->in_ch; i++)
+            for (int t = 0; t < 27; t++) {
+                const int column = 32 * (2 - t / 9) + t % 9 * SC_NARROW_CHANNELS + o, piece = i / 8 % 8 ^ column % 8;
+                to[(((size_t)(i / 64) * 96 + column) * 8 + piece) * 8 + i % 8] = bits(w[((size_t)o * f->in_ch + i) * 27 + t], act);
+            }
+    return (size_t)(f->in_ch + 63) / 64 * 96 * 64;
 }
 
 /* The same to [frame][tap][in / 16][out padded to 64][16]. */
@@ -89,6 +103,8 @@ extern "C" sc_status sc_cuda_filter3_create(sc_device *dev, sc_filter **out, con
     if (e == cudaSuccess) e = pack_and_place(c, &f->plain, pack_plain, f, w);
     if (e == cudaSuccess && c->cc_major == 9 && d->stride == 1 && f->time_stride == 1 && !d->pad_end && d->in_ch % 8 == 0)
         e = pack_and_place(c, &f->wide, pack_wide, f, w);
+    if (e == cudaSuccess && f->wide && times == 3 && d->size == 3 && d->out_ch <= SC_NARROW_CHANNELS && d->in_ch <= SC_NARROW3_IN)
+        e = pack_and_place(c, &f->narrow, pack_narrow, f, w);
     if (e == cudaSuccess) {
         *out = f;
         f = NULL;
@@ -141,6 +157,17 @@ static sc_status one_frame(sc_device *dev, const sc_conv3_args *a, sc_error *err
     return sc_launched("conv3", err);
 }
 
+/* False: conv3_narrow.cuh does not take it, and nothing was launched. */
+static bool launch_narrow(struct sc_cuda *c, const sc_conv3_args *a, int frames) {
+    const sc_filter *f = a->w;
+    bool done = false;
+    if (!f->narrow || c->force_mma || a->residual || !aligned16(a->x, a->past, NULL, NULL)) return false;
+    conv3_narrow_args k = {};
+    k.out = a->out, k.weights = f->narrow, k.bias = f->bias, k.h = a->h, k.w = a->w_px, k.oc = f->out_ch, k.frames = frames;
+    SC_ACT_CALL(c->base.act, done = conv3_narrow_launch<T>(c, k, a->x, a->past, f->in_ch));
+    return done;
+}
+
 extern "C" sc_status sc_cuda_conv3(sc_device *dev, const sc_conv3_args *a, sc_error *err) {
     struct sc_cuda *c = (struct sc_cuda *)dev;
     const sc_filter *f = a->w;
@@ -150,8 +177,8 @@ extern "C" sc_status sc_cuda_conv3(sc_device *dev, const sc_conv3_args *a, sc_er
     const int frames = a->n / f->time_stride;
     assert(f->taps == 1 || a->past);
     if (frames < 1) return SC_OK;
-    bool launched = false;
-    if (f->wide && !c->force_mma && aligned16(a->x, a->past, a->residual, a->out) && (size_t)a->h * a->w_px * f->in_ch < INT_MAX) {
+    bool launched = split == 1 && launch_narrow(c, a, frames);
+    if (!launched && f->wide && !c->force_mma && aligned16(a->x, a->past, a->residual, a->out) && (size_t)a->h * a->w_px * f->in_ch < INT_MAX) {
         conv3_args k = {};
         k.x = a->x, k.past = a->past, k.residual = a->residual, k.out = a->out, k.weights = f->wide, k.bias = f->bias;
         k.h = a->h, k.w = a->w_px, k.ch = f->in_ch, k.oc = f->out_ch, k.oc_padded = padded(f->out_ch, 16);

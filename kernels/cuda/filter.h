@@ -22,7 +22,7 @@ struct sc_filter {
     bool pad_end;
 };
 
-enum { SC_NARROW_CHANNELS = 3, SC_NARROW_IN = 256 };
+enum { SC_NARROW_CHANNELS = 3, SC_NARROW_IN = 256, SC_NARROW3_IN = 128 };
 
 /* Channels of a stage of conv.cuh, in units of 16. */
 static inline int sc_conv_kk(int taps, int pw) { return taps == 9 ? 1 : taps == 4 ? 2 : pw == 1 ? 4 : 2; }
