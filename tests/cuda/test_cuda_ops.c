@@ -1,12 +1,18 @@
 /* test_cuda_ops.c - every operation of the CUDA backend against its definition, on awkward shapes.
  *
- *   test_cuda_ops [f16|bf16]... [wgmma|mma]...     both types and both paths when nothing is named
+ *   test_cuda_ops [f16|bf16]... [wgmma|mma]... [small] [TEST]...
  *
+ * Both types, both paths and all tests where none is named ("convolution", "cross attention", as printed). small: for compute-sanitizer, which
+ * takes a hundred times as long; convolutions of many pixels are left out, and the rest is made as on a card of three multiprocessors, so that
+ * a CTA walks over many tiles and goes round its ring of stages.
  * Exit 77 without a usable card: skipped, not passed. Attention, selection and the memory update of full-size shapes are in pbsa_bench. */
 #include "tests/cuda/cuda_check.h"
 #include "tests/cuda/cuda_scenes.h"
 
+#include "kernels/cuda/cuda.h"
+
 static sc_dtype act;
+static bool small;
 
 /* ---- linear ------------------------------------------------------------------------------------------------------------- */
 
@@ -468,9 +474,12 @@ static void test_conv(void) {
         {3, 70, 21, 128, 1, 3, 1, 0}, {2, 64, 16, 64, 3, 3, 1, RELU}, {3, 37, 45, 64, 64, 3, 1, RELU | RESIDUAL}, {2, 19, 33, 64, 64, 3, 1, BARE}, {4, 17, 40, 128, 64, 3, 1, PAST | RELU | RESIDUAL},
         /* rounds of conv_resident.cuh's ring */ {6, 128, 208, 64, 64, 3, 1, RELU | RESIDUAL}, {5, 100, 120, 128, 64, 3, 1, PAST | RELU}, {6, 72, 208, 64, 64, 3, 1, UP | RELU},
         {2, 40, 50, 64, 128, 3, 1, UP | PAIR | BARE}, {3, 9, 13, 128, 128, 3, 1, UP | PAIR | RELU}, {2, 5, 6, 24, 6, 3, 1, PAIR}, {1, 11, 30, 64, 192, 3, 1, UP | TRIPLE}, {2, 7, 9, 64, 80, 3, 1, PAIR}};
+    struct sc_cuda *card = (struct sc_cuda *)cuda;
+    const int sms = card->sm_count;
     for (size_t i = 0; i < sizeof shapes / sizeof *shapes; i++) {
         const int *s = shapes[i], n = s[0], h = s[1], w = s[2], in = s[3], out = s[4], flags = s[7], up = flags & UP ? 2 : 1, ch = flags & PAST ? in / 2 : in;
         const int oh = (h * up - 1) / s[6] + 1, ow = (w * up - 1) / s[6] + 1;
+        if (small && (double)n * h * w * in * out > 3.5e7) continue;
         filters f = make_filters(out, in, s[5], s[6], flags & PAST, !(flags & BARE));
         const size_t count = (size_t)n * (size_t)(oh * ow * out);
         buffer x = input((size_t)n * (size_t)(h * w * ch), act, 1), past = input((size_t)(h * w * ch), act, 1), residual = input(count, act, 1), y = output(count, act);
@@ -479,7 +488,9 @@ static void test_conv(void) {
         c.w = f.cuda, c.x = x.dev, c.out = y.dev;
         if (t.past) c.past = past.dev;
         if (t.residual) c.residual = residual.dev;
+        if (small) card->sm_count = 3; /* at least a CTA for each of three groups */
         BOTH(conv, &t, &c);
+        card->sm_count = sms;
         char what[96];
         snprintf(what, sizeof what, "conv %d x %d x %d, %d to %d, size %d stride %d flags %d", n, h, w, in, out, s[5], s[6], flags);
         same(what, &y, tolerance_of(act));
@@ -561,6 +572,17 @@ int main(int argc, char **argv) {
         {"cross attention", test_cross_attention}, {"folds", test_folds}, {"text attention", test_text_attention}, {"convolution", test_conv}, {"grow, pool", test_grow_and_pool},
         {"latent, pixels", test_latent_and_pixels}};
     const char *paths[] = {"wgmma", "mma"}, *types[] = {"f16", "bf16"};
+    bool named[sizeof tests / sizeof *tests] = {false}, any_test = false;
+    for (int i = 1; i < argc; i++) {
+        bool known = !strcmp(argv[i], "small");
+        small = small || known;
+        for (int k = 0; k < 2; k++) known = known || !strcmp(argv[i], paths[k]) || !strcmp(argv[i], types[k]);
+        for (size_t k = 0; k < sizeof tests / sizeof *tests; k++)
+            if (!strcmp(argv[i], tests[k].name)) any_test = named[k] = known = true;
+        if (known) continue;
+        fprintf(stderr, "test_cuda_ops: \"%s\" is no type, path or test\n", argv[i]);
+        return 2;
+    }
     MUST(sc_twin_open(&twin, &check_err));
     for (int p = 0; p < 2; p++)
         for (int t = 0; t < 2; t++) {
@@ -580,6 +602,7 @@ int main(int argc, char **argv) {
             for (size_t i = 0; i < sizeof tests / sizeof *tests; i++) {
                 char where[64];
                 const int before = failures, had = checks;
+                if (any_test && !named[i]) continue;
                 snprintf(where, sizeof where, "%s %s", types[t], paths[p]);
                 check_where = where;
                 tests[i].run();
