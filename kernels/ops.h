@@ -399,8 +399,8 @@ typedef struct {
     void (*matrix_destroy)(sc_device *, sc_matrix *);
     /* The stride of a fold of n keys; 0: the device gains nothing by one. */
     int (*fold_stride)(sc_device *, const sc_matrix *o, int heads, int n);
-    /* A matrix whose weight `fold` makes in `memory` (device, 256-byte aligned as seen from the start of an alloc, act [rows of o, up to a multiple of
-     * SC_FOLD_ROWS][cols], borrowed: whoever destroys the matrix still has it); the order in there is the device's own. Borrows o's bias. Neither waits nor allocates on the device. */
+    /* A matrix whose weight `fold` makes in `memory`: device, act [rows of o, up to a multiple of SC_FOLD_ROWS][cols], in an order of the device's
+     * own, a multiple of 256 bytes from the start of an alloc; borrowed, as is o's bias, for the matrix's life. Neither waits nor allocates there. */
     sc_status (*fold_create)(sc_device *, sc_matrix **out, const sc_matrix *o, void *memory, int cols, sc_error *);
     sc_status (*filter_create)(sc_device *, sc_filter **out, const sc_filter_desc *, sc_error *);
     void (*filter_destroy)(sc_device *, sc_filter *);
@@ -459,7 +459,8 @@ typedef struct {
 #define SC_OPS_WITH_ARGS(X) \
     X(linear, sc_linear_args) X(layer_norm, sc_layer_norm_args) X(rms_norm, sc_rms_norm_args) X(qkv, sc_qkv_args) X(select, sc_select_args) \
     X(attention, sc_attention_args) X(memory_update, sc_memory_update_args) X(cross_attention, sc_cross_attention_args) \
-    X(fold, sc_fold_args) X(text_attention, sc_text_attention_args) X(patchify, sc_patch_args) X(unpatchify, sc_patch_args) X(noise, sc_noise_args) X(denoise, sc_denoise_args) \
+    X(fold, sc_fold_args) X(text_attention, sc_text_attention_args) X(patchify, sc_patch_args) X(unpatchify, sc_patch_args) X(noise, sc_noise_args) \
+    X(denoise, sc_denoise_args) \
     X(latent_in, sc_latent_in_args) X(conv, sc_conv_args) X(grow, sc_grow_args) X(pool, sc_pool_args) X(pixels, sc_pixels_args) X(conv3, sc_conv3_args) \
     X(channel_norm, sc_channel_norm_args) X(frame_attention, sc_frame_attention_args) X(planes_in, sc_planes_in_args)
 
