@@ -389,7 +389,7 @@ extern "C" sc_status sc_cuda_linear(sc_device *dev, const sc_linear_args *a, sc_
     case SC_EPI_NONE: affine(c, w, a->x, a->out, a->out_type, a->m); break;
     case SC_EPI_GELU:
         if (a->out_type == SC_F16) gelu_f16(c, w, a);
-        else if (a->out_type == SC_BF16 && sc_cuda_linear_hopper(c, w, a->x, a->out, a->m, true)) break;
+        else if (a->out_type == SC_BF16 && sc_cuda_linear_gelu(c, w, a->x, a->out, a->m)) break;
         else if (!run(c, w, FORM_GELU, a->out_type, a->m, &r)) {
             affine(c, w, a->x, a->out, a->out_type, a->m);
             activate<true>(c, a->out, a->out_type, count);

@@ -1,6 +1,6 @@
-/* linear_hopper.cu - products of a whole pass on Hopper: y = x w^T + bias in bf16, as it is or through GELU.
+/* linear_hopper.cu - the feed-forward's first product of a whole pass on Hopper: gelu(x w^T + bias) in bf16.
  *
- * Why not cuBLASLt alone: GELU costs it a tenth of the product's time, since nothing is multiplied while a tile's sums are turned into outputs. Here
+ * Why not cuBLASLt: GELU costs it a tenth of the product's time, since nothing is multiplied while a tile's sums are turned into outputs. Here
  * they leave while the next tile is multiplied.
  *
  * A CTA stays and takes tiles of 128 rows (of x, M) x BN channels (rows of w, N), BN 224 or 256, whichever wastes less (rounds_of). A producing
@@ -13,7 +13,7 @@
  * passes the L2 cache once.
  *
  * Swizzles: hopper.cuh for x and w; output in rows of 64 bytes whose four pieces are XORed by row / 2 mod 4. Tried and left out (kernels/README.md): clusters that
- * share w's tile, a warpgroup that runs behind the other, the addition to the residual stream.
+ * share w's tile, a warpgroup that runs behind the other, products without GELU, the addition to the residual stream.
  * Source of the scheme: the persistent cooperative kernels of CUTLASS 3 and the epilogue of one tile beside the next one's sums of its ping-pong kernels; none of its code.
  * Compared with the twin in test_cuda_ops, timed by linear_bench. Thread: engine; asynchronous on the device's stream. */
 #include "kernels/cuda/act.cuh"
@@ -169,7 +169,7 @@ template <int BN> struct output {
     }
 
     /* 16 channels to the warp's buffers, with every second piece 32 from there to memory. */
-    template <bool GELU> __device__ __forceinline__ void piece(int p, const args &a, const CUtensorMap *out, uint32_t buffers) {
+    __device__ __forceinline__ void piece(int p, const args &a, const CUtensorMap *out, uint32_t buffers) {
         const int lane = threadIdx.x % 32, row = lane % 16, channel = n0 + p / 2 * CHUNK;
         const uint32_t to = buffers + p / 2 % OUT_BUFFERS * OUT_BYTES;
         if (channel >= a.n) return;
@@ -181,7 +181,7 @@ template <int BN> struct output {
 #pragma unroll
         for (int i = 0; i < 4; i++) {
             const float2 y = unpack2<__nv_bfloat16>(u[4 * p + i]);
-            v[i] = GELU ? pack2<__nv_bfloat16>(gelu_fast(y.x), gelu_fast(y.y)) : u[4 * p + i];
+            v[i] = pack2<__nv_bfloat16>(gelu_fast(y.x), gelu_fast(y.y));
         }
         store_matrices(to + row * (CHUNK * 2) + ((p % 2 * 2 + lane / 16) ^ (row / 2 % 4)) * 16, v);
         if (p % 2) {
@@ -193,7 +193,7 @@ template <int BN> struct output {
 };
 
 /* A warpgroup multiplies the 64 rows from `rows` on of each tile. */
-template <int BN, bool GELU> struct consumer {
+template <int BN> struct consumer {
     using L = layout<BN>;
     const memory &s;
     const int rows;
@@ -225,11 +225,11 @@ template <int BN, bool GELU> struct consumer {
         for (int t = blockIdx.x, odd = 0; t < a.m_tiles * a.n_tiles; t += gridDim.x, odd ^= 1) {
             const tile here(a, t, BN);
             uint32_t before = ask(false);
-            if (any) left.template piece<GELU>(0, a, out, buffers);
+            if (any) left.piece(0, a, out, buffers);
 #pragma unroll
             for (int k = 1; k < L::PIECES; k++) {
                 const uint32_t bar = ask(true);
-                if (any) left.template piece<GELU>(k, a, out, buffers);
+                if (any) left.piece(k, a, out, buffers);
                 hopper::wgmma_wait<1>();
                 release(before);
                 before = bar;
@@ -249,12 +249,12 @@ template <int BN, bool GELU> struct consumer {
         }
         if (any)
 #pragma unroll
-            for (int p = 0; p < L::PIECES; p++) left.template piece<GELU>(p, a, out, buffers);
+            for (int p = 0; p < L::PIECES; p++) left.piece(p, a, out, buffers);
         if (threadIdx.x % 32 == 0) store_wait_all();
     }
 };
 
-template <int BN, bool GELU>
+template <int BN>
 __global__ static void __launch_bounds__(THREADS, 1)
     linear_kernel(const __grid_constant__ CUtensorMap x, const __grid_constant__ CUtensorMap w, const __grid_constant__ CUtensorMap out, const args a) {
 #if __CUDA_ARCH__ >= 900
@@ -276,7 +276,7 @@ __global__ static void __launch_bounds__(THREADS, 1)
         if (threadIdx.x == 0) produce<BN>(a, &x, &w, s);
     } else {
         hopper::registers_grow<CONSUMER_REGISTERS>();
-        consumer<BN, GELU> c = {s, (int)threadIdx.x / 128 * 64 - 64};
+        consumer<BN> c = {s, (int)threadIdx.x / 128 * 64 - 64};
         c.run(a, &out);
     }
 #endif
@@ -290,25 +290,25 @@ static long rounds_of(const struct sc_cuda *c, const args &a, int bn) {
     return (tiles + c->sm_count - 1) / c->sm_count * bn;
 }
 
-template <int BN, bool GELU> static bool start(struct sc_cuda *c, const CUtensorMap &x, const CUtensorMap &w, const CUtensorMap &out, const args &a) {
+template <int BN> static bool start(struct sc_cuda *c, const CUtensorMap &x, const CUtensorMap &w, const CUtensorMap &out, const args &a) {
     using L = layout<BN>;
     const int tiles = a.m_tiles * a.n_tiles;
-    if (cudaFuncSetAttribute(linear_kernel<BN, GELU>, cudaFuncAttributeMaxDynamicSharedMemorySize, L::BYTES) != cudaSuccess) return false;
-    launch(c, linear_kernel<BN, GELU>, dim3(tiles < c->sm_count ? tiles : c->sm_count), THREADS, L::BYTES, 0, x, w, out, a);
+    if (cudaFuncSetAttribute(linear_kernel<BN>, cudaFuncAttributeMaxDynamicSharedMemorySize, L::BYTES) != cudaSuccess) return false;
+    launch(c, linear_kernel<BN>, dim3(tiles < c->sm_count ? tiles : c->sm_count), THREADS, L::BYTES, 0, x, w, out, a);
     return true;
 }
 
-template <int BN> static bool prepare(struct sc_cuda *c, const sc_matrix *w, const void *x, void *out, int m, bool gelu, args a) {
+template <int BN> static bool prepare(struct sc_cuda *c, const sc_matrix *w, const void *x, void *out, int m, args a) {
     CUtensorMap xs, ws, outs;
     a.n_tiles = (a.n + BN - 1) / BN;
     if (a.steps < layout<BN>::PIECES ||
         !sc_cuda_map_matrix(&xs, CU_TENSOR_MAP_DATA_TYPE_BFLOAT16, x, m, w->cols, TILE_M, TILE_K, CU_TENSOR_MAP_SWIZZLE_128B) ||
         !sc_cuda_map_matrix(&ws, CU_TENSOR_MAP_DATA_TYPE_BFLOAT16, w->w, a.n, w->cols, BN, TILE_K, CU_TENSOR_MAP_SWIZZLE_128B) ||
         !sc_cuda_map_matrix(&outs, CU_TENSOR_MAP_DATA_TYPE_BFLOAT16, out, m, a.n, 16, CHUNK, CU_TENSOR_MAP_SWIZZLE_64B)) return false;
-    return gelu ? start<BN, true>(c, xs, ws, outs, a) : start<BN, false>(c, xs, ws, outs, a);
+    return start<BN>(c, xs, ws, outs, a);
 }
 
-extern "C" bool sc_cuda_linear_hopper(struct sc_cuda *c, const sc_matrix *w, const void *x, void *out, int m, bool gelu) {
+extern "C" bool sc_cuda_linear_gelu(struct sc_cuda *c, const sc_matrix *w, const void *x, void *out, int m) {
     args a = {};
     if (c->cc_major != 9 || c->force_mma || c->base.act != SC_BF16 || m < LEAST_ROWS || w->rows % 8 || w->cols % 8) return false;
     if (((uintptr_t)x | (uintptr_t)out | (uintptr_t)w->w) & 15) return false;
@@ -317,5 +317,5 @@ extern "C" bool sc_cuda_linear_hopper(struct sc_cuda *c, const sc_matrix *w, con
     const int bands = (a.m_tiles + BAND_TILES - 1) / BAND_TILES;
     a.band = (a.m_tiles + bands - 1) / bands;
     a.bias = w->bias_f32;
-    return rounds_of(c, a, 224) < rounds_of(c, a, 256) ? prepare<224>(c, w, x, out, m, gelu, a) : prepare<256>(c, w, x, out, m, gelu, a);
+    return rounds_of(c, a, 224) < rounds_of(c, a, 256) ? prepare<224>(c, w, x, out, m, a) : prepare<256>(c, w, x, out, m, a);
 }

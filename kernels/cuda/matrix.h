@@ -36,10 +36,9 @@ struct sc_matrix {
     int plans, oldest;
 };
 
-/* linear_hopper.cu: out[m][rows] = x[m][cols] w^T + bias, through GELU if asked, bf16. False, and nothing done: it has no kernel for this card,
- * type or shape. */
+/* linear_hopper.cu: out[m][rows] = gelu(x[m][cols] w^T + bias), all bf16. False, and nothing done: it has no kernel for this card, type or shape. */
 #ifdef __cplusplus
 extern "C"
 #endif
-bool sc_cuda_linear_hopper(struct sc_cuda *c, const sc_matrix *w, const void *x, void *out, int m, bool gelu);
+bool sc_cuda_linear_gelu(struct sc_cuda *c, const sc_matrix *w, const void *x, void *out, int m);
 #endif

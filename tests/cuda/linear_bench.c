@@ -1,4 +1,5 @@
-/* linear_bench.c - the products of a layer of Wan-1.3B on the card: linear_hopper.cu against cuBLASLt in one run, each with what follows it.
+/* linear_bench.c - the products of a layer of Wan-1.3B on the card, each with what follows it, against cuBLASLt in one run. Ours is linear_hopper.cu, for GELU;
+ * the other lines have cuBLASLt on both sides, what they differ by is the run's noise.
  *
  *   linear_bench [rows of x, default 4680]
  *
