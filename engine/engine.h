@@ -89,7 +89,7 @@ void sc_engine_close(sc_engine *engine); /* sessions first; NULL is fine */
 void sc_engine_describe(const sc_engine *engine, sc_model_info *out); /* any thread */
 
 /* A new session, chunk 0 next. `prompt`: UTF-8, n bytes, at most SC_PROMPT_BYTES_MAX; its seq is `prompt_seq`.
- * Errors: SC_EBUSY when all max_sessions are taken, SC_EINVAL for bad text (says the offset). */
+ * Errors: SC_EBUSY when all max_sessions are taken, SC_EINVAL for bad text (says the offset), SC_ENOMEM. */
 sc_status sc_session_create(sc_engine *engine, uint64_t seed, const char *prompt, size_t n, uint32_t prompt_seq, sc_session **out,
                             sc_error *err);
 void sc_session_destroy(sc_session *session); /* NULL is fine; gives its pages back */

@@ -118,6 +118,7 @@ static inline const float *sc_mods_of(const sc_engine *e, int step) { return e->
 sc_status sc_prompt_get(sc_engine *e, const char *text, size_t n, sc_prompt **out, sc_error *err); /* the caller holds a reference */
 void sc_prompt_drop(sc_engine *e, sc_prompt *p);
 void sc_prompt_cache_clear(sc_engine *e);
+bool sc_prompt_cache_shrink(sc_engine *e); /* gives back what the oldest prompt holds that nobody uses; false: there is none */
 void sc_prompt_forget(sc_engine *e); /* what was asked for and not answered; waits for it */
 /* Plan a blend's keys and values; write them into planned ones. */
 sc_status sc_prompt_plan_mix(sc_engine *e, const sc_prompt *a, const sc_prompt *b, sc_cross *out, sc_error *err);

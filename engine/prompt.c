@@ -2,7 +2,8 @@
  *
  * A prompt is a property of the model, not of a session: two sessions with the same words share one entry. The cache holds the
  * SC_PROMPT_CACHE newest, as far as they fit into cache_bytes (folded into the product behind the attention a prompt of 20 tokens takes 31 MB of a
- * 1.3B model, 410 of a 14B one); what a session uses lives on through its reference and does not count.
+ * 1.3B model, 410 of a 14B one); what a session uses lives on through its reference and does not count. Where
+ * memory is short, what only the cache holds goes first, the oldest before the others.
  *
  * Two halves: words to embeddings, which needs the text encoder and nothing else, and embeddings to keys and values. Where the encoder has a
  * device of its own the first half may run on another thread (it takes seconds on a CPU); whoever needs the encoder meanwhile waits for it.
@@ -65,29 +66,46 @@ cleanup:
     return rc;
 }
 
+/* The oldest prompt that nobody uses but the cache, -1 for none; their device memory to *idle. */
+static int oldest_idle(const sc_engine *e, size_t *idle) {
+    int oldest = -1;
+    *idle = 0;
+    for (int i = 0; i < SC_PROMPT_CACHE; i++) {
+        const sc_prompt *p = e->cache[i];
+        if (!p || p->refs > 1) continue;
+        *idle += p->cross.bytes;
+        if (oldest < 0 || p->used < e->cache[oldest]->used) oldest = i;
+    }
+    return oldest;
+}
+
+static void drop_entry(sc_engine *e, int i) {
+    sc_prompt_drop(e, e->cache[i]);
+    e->cache[i] = NULL;
+}
+
+bool sc_prompt_cache_shrink(sc_engine *e) {
+    size_t idle;
+    const int i = oldest_idle(e, &idle);
+    if (i < 0) return false;
+    drop_entry(e, i);
+    return true;
+}
+
 /* Until what nobody uses but the cache takes no more than cache_bytes. */
 static void make_room(sc_engine *e) {
-    for (;;) {
-        size_t idle = 0;
-        int oldest = -1;
-        for (int i = 0; i < SC_PROMPT_CACHE; i++) {
-            const sc_prompt *p = e->cache[i];
-            if (!p || p->refs > 1) continue;
-            idle += p->cross.bytes;
-            if (oldest < 0 || p->used < e->cache[oldest]->used) oldest = i;
-        }
-        if (idle <= e->cache_bytes) return;
-        sc_prompt_drop(e, e->cache[oldest]);
-        e->cache[oldest] = NULL;
-    }
+    size_t idle;
+    for (int i; (i = oldest_idle(e, &idle)) >= 0 && idle > e->cache_bytes;) drop_entry(e, i);
 }
 
 /* The other half: keys and values, and the place of the oldest in the cache. The reference is the cache's; after an error p is gone. */
 static sc_status keep(sc_engine *e, sc_prompt *p, sc_error *err) {
-    make_room(e);
-    const sc_status rc = sc_cross_create(e->dit, p->emb, p->tokens, true, &p->cross, err);
     int oldest = 0;
+    sc_status rc;
 
+    make_room(e);
+    do rc = sc_cross_create(e->dit, p->emb, p->tokens, true, &p->cross, err);
+    while (rc == SC_ENOMEM && sc_prompt_cache_shrink(e));
     if (rc) {
         prompt_free(e, p);
         return rc;
@@ -176,7 +194,9 @@ sc_status sc_prompt_get(sc_engine *e, const char *text, size_t n, sc_prompt **ou
     if ((rc = check_length(n, err))) return rc;
     if (!(*out = find(e, text, n))) {
         join(e); /* one text at a time in the encoder */
-        if ((rc = read_text(e, text, n, out, err))) return rc;
+        do rc = read_text(e, text, n, out, err);
+        while (rc == SC_ENOMEM && sc_prompt_cache_shrink(e));
+        if (rc) return rc;
         if ((rc = keep(e, *out, err))) {
             *out = NULL;
             return rc;
@@ -190,7 +210,10 @@ sc_status sc_prompt_get(sc_engine *e, const char *text, size_t n, sc_prompt **ou
 static int longer(const sc_prompt *a, const sc_prompt *b) { return a->tokens > b->tokens ? a->tokens : b->tokens; }
 
 sc_status sc_prompt_plan_mix(sc_engine *e, const sc_prompt *a, const sc_prompt *b, sc_cross *out, sc_error *err) {
-    return sc_cross_plan(e->dit, longer(a, b), true, out, err);
+    sc_status rc;
+    do rc = sc_cross_plan(e->dit, longer(a, b), true, out, err);
+    while (rc == SC_ENOMEM && sc_prompt_cache_shrink(e));
+    return rc;
 }
 
 sc_status sc_prompt_mix(sc_engine *e, const sc_prompt *a, const sc_prompt *b, double weight_b, const sc_cross *c, sc_error *err) {

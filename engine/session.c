@@ -28,16 +28,13 @@ static void free_mixes(sc_engine *e, sc_cross *mix) {
     for (int i = 0; i < 2; i++) sc_cross_free(e->dit, &mix[i]);
 }
 
-sc_status sc_session_create(sc_engine *e, uint64_t seed, const char *prompt, size_t n, uint32_t prompt_seq, sc_session **out, sc_error *err) {
+/* At a place that is free, with a reference of its own to the prompt. */
+static sc_status create_at(sc_engine *e, int place, uint64_t seed, sc_prompt *prompt, uint32_t prompt_seq, sc_session **out, sc_error *err) {
     sc_session *s = NULL;
     const sc_ops *ops = e->dev->ops;
     const size_t latent = e->latent_count * 4, pixels = (size_t)e->info.frames_chunk * e->info.frame_bytes;
-    int place = 0;
     sc_status rc = SC_OK;
 
-    *out = NULL;
-    while (place < e->max_sessions && e->taken[place]) place++;
-    if (place == e->max_sessions) return sc_fail(err, SC_EBUSY, "all %d places for sessions are taken", e->max_sessions);
     if (!(s = calloc(1, sizeof *s))) return sc_fail(err, SC_ENOMEM, "session: out of memory");
     s->engine = e;
     s->seed = seed;
@@ -46,7 +43,8 @@ sc_status sc_session_create(sc_engine *e, uint64_t seed, const char *prompt, siz
     e->taken[place] = true;
     s->prompt_seq = prompt_seq;
     s->fresh_prompt = true;
-    TRY(sc_prompt_get(e, prompt, n, &s->prompt, err));
+    s->prompt = prompt;
+    prompt->refs++;
     TRY(sc_kv_init(&s->memory, e->dev, &e->rule, e->layout, e->cfg.dit.layers, e->cfg.dit.heads, place * e->pages_per_session, err));
     TRY(ops->alloc(e->dev, (void **)&s->x, latent, err));
     TRY(ops->alloc(e->dev, (void **)&s->flow, latent, err));
@@ -68,6 +66,21 @@ sc_status sc_session_create(sc_engine *e, uint64_t seed, const char *prompt, siz
     s = NULL;
 cleanup:
     sc_session_destroy(s);
+    return rc;
+}
+
+sc_status sc_session_create(sc_engine *e, uint64_t seed, const char *prompt, size_t n, uint32_t prompt_seq, sc_session **out, sc_error *err) {
+    int place = 0;
+    sc_prompt *p;
+    sc_status rc;
+
+    *out = NULL;
+    while (place < e->max_sessions && e->taken[place]) place++;
+    if (place == e->max_sessions) return sc_fail(err, SC_EBUSY, "all %d places for sessions are taken", e->max_sessions);
+    if ((rc = sc_prompt_get(e, prompt, n, &p, err))) return rc;
+    do rc = create_at(e, place, seed, p, prompt_seq, out, err);
+    while (rc == SC_ENOMEM && sc_prompt_cache_shrink(e));
+    sc_prompt_drop(e, p);
     return rc;
 }
 

@@ -475,6 +475,44 @@ static void without_memory_a_call_fails_leaves_nothing_and_can_be_tried_again(vo
     sc_engine_close(e);
 }
 
+static void prompts_that_nobody_uses_make_room_for_what_is_needed(void **state) {
+    static const char *const idle = "a prompt that nobody uses";
+    sc_engine *e = tiny_open(&tiny_default, "cpu", 2);
+    sc_ops ops = *e->dev->ops;
+    sc_error err = {0};
+    int rescued[2] = {0, 0};
+
+    (void)state;
+    real_ops = e->dev->ops;
+    ops.alloc = failing_alloc;
+    ops.convert = failing_convert;
+    ops.release = counting_release;
+    e->dev->ops = &ops;
+    for (int blend = 0; blend < 2; blend++)
+        for (long n = 0;; n++) {
+            sc_session *s = NULL, *other = NULL;
+            sc_prompt_cache_clear(e);
+            if (sc_session_create(e, 1, idle, strlen(idle), 1, &other, &err)) fail_msg("%s", err.text);
+            sc_session_destroy(other);
+            if (blend && sc_session_create(e, 2, "fog", 3, 1, &s, &err)) fail_msg("%s", err.text);
+            assert_true(sc_engine_prompt_known(e, idle, strlen(idle)));
+            countdown = n;
+            const sc_status rc = blend ? sc_session_set_prompt(s, "rain", 4, 2, SC_BLEND, 5, NULL, &err) : sc_session_create(e, 2, "rain", 4, 1, &s, &err);
+            const bool failed = countdown < 0;
+            countdown = -1;
+            if (rc) fail_msg("%ld: %s", n, err.text);
+            assert_true(sc_engine_prompt_known(e, idle, strlen(idle)) == !failed);
+            assert_true(sc_engine_prompt_known(e, "rain", 4));
+            sc_session_destroy(s);
+            if (!failed) break;
+            rescued[blend]++;
+        }
+    assert_in_range(rescued[0], 20, 1000);
+    assert_in_range(rescued[1], 4, 1000);
+    e->dev->ops = real_ops;
+    sc_engine_close(e);
+}
+
 static void another_session_that_has_no_memory_disturbs_nobody_in_its_batch(void **state) {
     sc_engine *e = tiny_open(&tiny_default, "cpu", 2);
     const uint64_t want[2] = {alone(e, &crowd[7], CHUNKS), alone(e, &crowd[2], CHUNKS)};
@@ -527,6 +565,7 @@ int main(void) {
         cmocka_unit_test(more_sessions_than_places_are_refused_and_a_place_comes_back),
         cmocka_unit_test(a_prompt_that_fails_leaves_the_one_in_force_and_the_one_that_waits),
         cmocka_unit_test(without_memory_a_call_fails_leaves_nothing_and_can_be_tried_again),
+        cmocka_unit_test(prompts_that_nobody_uses_make_room_for_what_is_needed),
         cmocka_unit_test(another_session_that_has_no_memory_disturbs_nobody_in_its_batch),
     };
     return cmocka_run_group_tests(tests, NULL, tiny_remove);
