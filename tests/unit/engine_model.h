@@ -417,4 +417,14 @@ static inline uint64_t tiny_play(sc_session *s, int chunks, float *x0) {
     return h;
 }
 
+/* |a - b| / |b|, L2. */
+static inline double tiny_distance(const float *a, const float *b, size_t n) {
+    double d = 0, s = 0;
+    for (size_t i = 0; i < n; i++) {
+        d += ((double)a[i] - b[i]) * ((double)a[i] - b[i]);
+        s += (double)b[i] * b[i];
+    }
+    return sqrt(d / s);
+}
+
 #endif

@@ -8,15 +8,6 @@ enum { CROWD = 5 };
 
 /* ---- folded and not ----------------------------------------------------------------------------------------------------- */
 
-static double distance(const float *a, const float *b, size_t n) { /* relative L2 */
-    double d = 0, s = 0;
-    for (size_t i = 0; i < n; i++) {
-        d += ((double)a[i] - b[i]) * ((double)a[i] - b[i]);
-        s += (double)b[i] * b[i];
-    }
-    return sqrt(d / s);
-}
-
 static tiny_shape shape_of(int head_dim, int text_len) {
     tiny_shape s = tiny_default;
     s.head_dim = head_dim;
@@ -71,7 +62,7 @@ static void a_folded_prompt_gives_the_flow_of_an_unfolded_one(void **state) {
             const sc_cross *cross[2] = {&c, &u};
             flows(&s, 1, &cross[0], NULL, &got);
             flows(&s, 1, &cross[1], NULL, &want);
-            const double d = distance(got, want, e->latent_count);
+            const double d = tiny_distance(got, want, e->latent_count);
             if (!(d < 3e-6)) fail_msg("%s, %d tokens: %g apart", way % 2 ? "cpu" : "twin", n, d);
             if (c.stride) {
                 folded++;
@@ -79,9 +70,9 @@ static void a_folded_prompt_gives_the_flow_of_an_unfolded_one(void **state) {
                 emb[0] += 1; /* written again, the same memory gives another prompt */
                 if (sc_cross_write(e->dit, &c, emb, n, &err)) fail_msg("%s", err.text);
                 flows(&s, 1, &cross[0], NULL, &got);
-                assert_true(distance(got, want, e->latent_count) > 1e-5);
+                assert_true(tiny_distance(got, want, e->latent_count) > 1e-5);
                 flows(&s, 1, &cross[1], NULL, &want);
-                assert_true(distance(got, want, e->latent_count) < 3e-6);
+                assert_true(tiny_distance(got, want, e->latent_count) < 3e-6);
                 emb[0] -= 1;
             }
             sc_cross_free(e->dit, &c);

@@ -19,15 +19,6 @@ static void count_encodings(sc_engine *e) {
     encodings = 0;
 }
 
-static double distance(const float *a, const float *b, size_t n) { /* relative L2 */
-    double d = 0, s = 0;
-    for (size_t i = 0; i < n; i++) {
-        d += ((double)a[i] - b[i]) * ((double)a[i] - b[i]);
-        s += (double)b[i] * b[i];
-    }
-    return sqrt(d / s);
-}
-
 /* ---- one key for all padding -------------------------------------------------------------------------------------------- */
 
 /* Flow of one pass of session s's current chunk under `cross`. */
@@ -63,12 +54,12 @@ static void padding_in_one_key_is_the_long_form(void **state) {
             assert_true(collapsed.last_bias == (float)log((double)(n < shape.text_len ? shape.text_len - n : 1)));
             flow_under(s, &longer, want);
             flow_under(s, &collapsed, got);
-            const double d = distance(got, want, e->latent_count);
+            const double d = tiny_distance(got, want, e->latent_count);
             if (!(d < 2e-6)) fail_msg("%d of %d tokens: %g apart", n, shape.text_len, d);
             if (n + 1 < shape.text_len) { /* and the log is needed: without it the flow is another */
                 collapsed.last_bias = 0;
                 flow_under(s, &collapsed, got);
-                assert_true(distance(got, want, e->latent_count) > 1e-4);
+                assert_true(tiny_distance(got, want, e->latent_count) > 1e-4);
             }
             sc_cross_free(e->dit, &longer);
             sc_cross_free(e->dit, &collapsed);
@@ -582,7 +573,7 @@ static void a_blend_moves_the_embeddings_in_equal_steps(void **state) {
                     assert_non_null(mixed->kv);
                     assert_int_equal(mixed->rows, want.rows);
                     assert_true(mixed->last_bias == want.last_bias);
-                    const double d = distance(mixed->kv, want.kv, (size_t)(2 * 2 * want.rows * 16));
+                    const double d = tiny_distance(mixed->kv, want.kv, (size_t)(2 * 2 * want.rows * 16));
                     if (!(d < 1e-6)) fail_msg("chunk %d of %d: %g apart", k, n, d);
                     sc_cross_free(e->dit, &want);
                     free(mix);

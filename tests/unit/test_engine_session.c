@@ -406,21 +406,27 @@ static void counting_release(sc_device *d, void *p) {
     real_ops->release(d, p);
 }
 
+/* e's device through `ops` from here on, until it has real_ops again. */
+static void run_short_of_memory(sc_engine *e, sc_ops *ops) {
+    real_ops = e->dev->ops;
+    *ops = *real_ops;
+    ops->alloc = failing_alloc;
+    ops->convert = failing_convert;
+    ops->release = counting_release;
+    e->dev->ops = ops;
+}
+
 static void without_memory_a_call_fails_leaves_nothing_and_can_be_tried_again(void **state) {
     sc_engine *e = tiny_open(&tiny_default, "cpu", 2);
     const uint64_t want = alone(e, &crowd[2], CHUNKS);
     sc_session *s = NULL;
-    sc_ops ops = *e->dev->ops;
+    sc_ops ops;
     sc_error err = {0};
     uint64_t h = 0;
     int failures = 0;
 
     (void)state;
-    real_ops = e->dev->ops;
-    ops.alloc = failing_alloc;
-    ops.convert = failing_convert;
-    ops.release = counting_release;
-    e->dev->ops = &ops;
+    run_short_of_memory(e, &ops);
     sc_prompt_cache_clear(e);
     live = 0;
     for (long n = 0; !s; n++) {
@@ -478,16 +484,12 @@ static void without_memory_a_call_fails_leaves_nothing_and_can_be_tried_again(vo
 static void prompts_that_nobody_uses_make_room_for_what_is_needed(void **state) {
     static const char *const idle = "a prompt that nobody uses";
     sc_engine *e = tiny_open(&tiny_default, "cpu", 2);
-    sc_ops ops = *e->dev->ops;
+    sc_ops ops;
     sc_error err = {0};
     int rescued[2] = {0, 0};
 
     (void)state;
-    real_ops = e->dev->ops;
-    ops.alloc = failing_alloc;
-    ops.convert = failing_convert;
-    ops.release = counting_release;
-    e->dev->ops = &ops;
+    run_short_of_memory(e, &ops);
     for (int blend = 0; blend < 2; blend++)
         for (long n = 0;; n++) {
             sc_session *s = NULL, *other = NULL;
@@ -518,16 +520,12 @@ static void another_session_that_has_no_memory_disturbs_nobody_in_its_batch(void
     const uint64_t want[2] = {alone(e, &crowd[7], CHUNKS), alone(e, &crowd[2], CHUNKS)};
     const script *k[2] = {&crowd[7], &crowd[2]};
     sc_session *s[2] = {tiny_session(e, k[0]->seed, k[0]->prompt), tiny_session(e, k[1]->seed, k[1]->prompt)};
-    sc_ops ops = *e->dev->ops;
+    sc_ops ops;
     uint64_t h[2] = {0, 0};
     int failures = 0;
 
     (void)state;
-    real_ops = e->dev->ops;
-    ops.alloc = failing_alloc;
-    ops.convert = failing_convert;
-    ops.release = counting_release;
-    e->dev->ops = &ops;
+    run_short_of_memory(e, &ops);
     while (s[0]->chunk < CHUNKS) {
         const bool decode = sc_session_next(s[0]).kind == SC_PASS_DECODE;
         sc_error err = {0};
