@@ -36,6 +36,7 @@
 #include "kernels/cuda/attention.cuh"
 #include "kernels/cuda/hopper.cuh"
 #include "kernels/cuda/launch.cuh"
+#include "kernels/cuda/tensor_map.h"
 
 #include <assert.h>
 
@@ -492,23 +493,10 @@ attention_kernel(const __grid_constant__ sc_att_params p, const __grid_constant_
 
 /* ---- launcher ----------------------------------------------------------------------------------------------------------- */
 
-typedef CUresult (*encode_fn)(CUtensorMap *, CUtensorMapDataType, cuuint32_t, void *, const cuuint64_t *, const cuuint64_t *,
-                              const cuuint32_t *, const cuuint32_t *, CUtensorMapInterleave, CUtensorMapSwizzle, CUtensorMapL2promotion,
-                              CUtensorMapFloatOOBfill);
-
-/* The pool as [pages * page_rows][128], in boxes of one page's rows by 64 channels. Host work only, less than a microsecond. */
+/* The pool as [pages * page_rows][128], in boxes of one page's rows by 64 channels. */
 static bool map_pool(CUtensorMap *map, void *pool, const sc_pages *pages) {
-    static encode_fn encode;
-    if (!encode) {
-        cudaDriverEntryPointQueryResult found;
-        void *fn = NULL;
-        if (cudaGetDriverEntryPointByVersion("cuTensorMapEncodeTiled", &fn, 12000, cudaEnableDefault, &found) != cudaSuccess) return false;
-        encode = (encode_fn)fn;
-    }
-    const cuuint64_t size[2] = {SC_ATT_DIM, (cuuint64_t)pages->pages * (cuuint64_t)pages->page_rows}, stride[1] = {SC_ATT_DIM * 2};
-    const cuuint32_t box[2] = {64, (cuuint32_t)pages->page_rows}, element[2] = {1, 1};
-    return encode && encode(map, CU_TENSOR_MAP_DATA_TYPE_BFLOAT16, 2, pool, size, stride, box, element, CU_TENSOR_MAP_INTERLEAVE_NONE,
-                            CU_TENSOR_MAP_SWIZZLE_128B, CU_TENSOR_MAP_L2_PROMOTION_L2_256B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE) == CUDA_SUCCESS;
+    return sc_cuda_map_matrix(map, CU_TENSOR_MAP_DATA_TYPE_BFLOAT16, pool, (size_t)pages->pages * (size_t)pages->page_rows, SC_ATT_DIM, (unsigned)pages->page_rows, 64,
+                              CU_TENSOR_MAP_SWIZZLE_128B);
 }
 
 template <typename T> static sc_status launch(struct sc_cuda *dev, const sc_att_params &p, const sc_pages *pages, sc_error *err) {

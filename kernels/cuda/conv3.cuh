@@ -24,6 +24,7 @@
 #define SC_KERNELS_CUDA_CONV3_CUH
 #include "kernels/cuda/hopper.cuh"
 #include "kernels/cuda/mma.cuh"
+#include "kernels/cuda/tensor_map.h"
 
 namespace sc {
 
@@ -63,6 +64,11 @@ template <int TAPS, int KK, int MT, int NT> struct conv3_plan {
                  "%0,%1,%2,%3,%4,%5,%6,%7}, " \
                  "%8, %9, 1, 1, 1, 0, 0;\n" \
                  : SC_CONV3_R8(0) : "l"(a), "l"(b))
+#define SC_WGMMA_SS_32(type) \
+    asm volatile("wgmma.mma_async.sync.aligned.m64n32k16.f32." type "." type " {" \
+                 "%0,%1,%2,%3,%4,%5,%6,%7,%8,%9,%10,%11,%12,%13,%14,%15}, " \
+                 "%16, %17, 1, 1, 1, 0, 0;\n" \
+                 : SC_CONV3_R8(0), SC_CONV3_R8(8) : "l"(a), "l"(b))
 #define SC_WGMMA_SS_96(type) \
     asm volatile("wgmma.mma_async.sync.aligned.m64n96k16.f32." type "." type " {" \
                  "%0,%1,%2,%3,%4,%5,%6,%7,%8,%9,%10,%11,%12,%13,%14,%15,%16,%17,%18,%19,%20,%21,%22,%23," \
@@ -91,6 +97,7 @@ template <int TAPS, int KK, int MT, int NT> struct conv3_plan {
     __device__ __forceinline__ void conv3_product(float (&d)[n / 2], uint64_t a, uint64_t b, __nv_bfloat16) { SC_WGMMA_SS_##n("bf16"); }
 #ifdef SC_CONV3_WGMMA
 SC_CONV3_PRODUCT(16)
+SC_CONV3_PRODUCT(32)
 SC_CONV3_PRODUCT(96)
 SC_CONV3_PRODUCT(128)
 SC_CONV3_PRODUCT(192)
@@ -100,10 +107,6 @@ SC_CONV3_PRODUCT(192)
 /* Matrix descriptor, `stride` bytes between eights of rows. */
 __device__ __forceinline__ uint64_t conv3_descriptor(uint32_t at, uint32_t stride, int swizzle) {
     return (uint64_t)((at >> 4) & 0x3fff) | (uint64_t)1 << 16 | (uint64_t)(stride >> 4) << 32 | (uint64_t)swizzle << 62;
-}
-
-__device__ __forceinline__ void bulk_copy(uint32_t to, const void *from, uint32_t bytes, uint32_t bar) {
-    asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::"r"(to), "l"(from), "r"(bytes), "r"(bar) : "memory");
 }
 
 /* Box of the map at channel c, column x, row y of a frame; places outside become zeros. */
@@ -170,7 +173,7 @@ __device__ __forceinline__ void conv3_produce(const conv3_args &a, const CUtenso
                 }
                 __syncwarp();
                 if (tid < TAPS)
-                    bulk_copy(to + P::PICTURE + tid * NT * P::ROW, (const T *)a.weights + ((size_t)(step * TAPS + tid) * a.oc_padded + at.n0) * 16 * KK, columns * P::ROW, bar);
+                    hopper::copy_1d(to + P::PICTURE + tid * NT * P::ROW, (const T *)a.weights + ((size_t)(step * TAPS + tid) * a.oc_padded + at.n0) * 16 * KK, columns * P::ROW, bar);
             }
             hopper::barrier_arrive(bar, 1);
             advance();
@@ -309,23 +312,12 @@ conv3_kernel(const __grid_constant__ conv3_args a, const __grid_constant__ CUten
 #endif
 }
 
-typedef CUresult (*conv3_encode)(CUtensorMap *, CUtensorMapDataType, cuuint32_t, void *, const cuuint64_t *, const cuuint64_t *, const cuuint32_t *, const cuuint32_t *,
-                                 CUtensorMapInterleave, CUtensorMapSwizzle, CUtensorMapL2promotion, CUtensorMapFloatOOBfill);
-
-/* Frames [frames][h][w][ch] in boxes of a step. 16-bit values are 16-bit values: bf16 stands for f16 too. Host work only. */
+/* Frames [frames][h][w][ch] in boxes of a step. */
 template <class P> static bool conv3_map(CUtensorMap *map, const void *x, const conv3_args &a, int frames) {
-    static conv3_encode encode;
-    if (!encode) {
-        cudaDriverEntryPointQueryResult found;
-        void *fn = NULL;
-        if (cudaGetDriverEntryPointByVersion("cuTensorMapEncodeTiled", &fn, 12000, cudaEnableDefault, &found) != cudaSuccess) return false;
-        encode = (conv3_encode)fn;
-    }
-    const cuuint64_t ch = (cuuint64_t)a.ch, w = (cuuint64_t)a.w, h = (cuuint64_t)a.h, size[4] = {ch, w, h, (cuuint64_t)frames}, stride[3] = {ch * 2, w * ch * 2, h * w * ch * 2};
-    const cuuint32_t box[4] = {P::ROW / 2, P::COLS, P::ROWS, 1}, element[4] = {1, 1, 1, 1};
+    const cuuint64_t size[4] = {(cuuint64_t)a.ch, (cuuint64_t)a.w, (cuuint64_t)a.h, (cuuint64_t)frames};
+    const cuuint32_t box[4] = {P::ROW / 2, P::COLS, P::ROWS, 1};
     const CUtensorMapSwizzle swizzle = P::ROW == 32 ? CU_TENSOR_MAP_SWIZZLE_32B : P::ROW == 64 ? CU_TENSOR_MAP_SWIZZLE_64B : CU_TENSOR_MAP_SWIZZLE_128B;
-    return encode && encode(map, CU_TENSOR_MAP_DATA_TYPE_BFLOAT16, 4, (void *)x, size, stride, box, element, CU_TENSOR_MAP_INTERLEAVE_NONE, swizzle,
-                            CU_TENSOR_MAP_L2_PROMOTION_L2_128B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE) == CUDA_SUCCESS;
+    return sc_cuda_map(map, CU_TENSOR_MAP_DATA_TYPE_BFLOAT16, x, 4, size, box, swizzle, CU_TENSOR_MAP_L2_PROMOTION_L2_128B);
 }
 
 /* False: the driver takes no such pictures, and nothing was launched. */

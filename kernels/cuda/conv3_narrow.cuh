@@ -43,7 +43,7 @@ conv3_narrow_kernel(const __grid_constant__ conv3_narrow_args a, const __grid_co
         for (int s = 0; s <= NARROW3_STAGES; s++) hopper::barrier_init(full + 8 * s, 1);
         hopper::barrier_init_fence();
         hopper::barrier_expect(ready, a.slabs * NARROW3_WEIGHTS);
-        bulk_copy(weights, a.weights, a.slabs * NARROW3_WEIGHTS, ready); /* nobody writes weights: no need for stream_order */
+        hopper::copy_1d(weights, a.weights, a.slabs * NARROW3_WEIGHTS, ready); /* nobody writes weights: no need for stream_order */
     }
     __syncthreads();
     stream_order();
@@ -70,18 +70,7 @@ conv3_narrow_kernel(const __grid_constant__ conv3_narrow_args a, const __grid_co
                 const uint64_t pixels = conv3_descriptor(base + stage * NARROW_STAGE + group * NARROW_RUNS * 64 * NARROW_ROW, 8 * NARROW_ROW, 1);
                 const uint64_t w = conv3_descriptor(weights + slab * NARROW3_WEIGHTS, 8 * NARROW_ROW, 1);
                 hopper::barrier_wait(full + 8 * stage, use / NARROW3_STAGES % 2);
-#pragma unroll
-                for (int run = 0; run < NARROW_RUNS; run++) hopper::registers_ready(d[run]);
-                hopper::wgmma_fence();
-#pragma unroll
-                for (int k = 0; k < 4; k++)
-#pragma unroll
-                    for (int run = 0; run < NARROW_RUNS; run++) /* pixels past the tile: rows that nobody reads */
-                        conv3_product(d[run], pixels + run * (64 * NARROW_ROW / 16) + 2 * k, w + 2 * k, T());
-                hopper::wgmma_commit();
-                hopper::wgmma_wait<0>();
-#pragma unroll
-                for (int run = 0; run < NARROW_RUNS; run++) hopper::registers_ready(d[run]);
+                narrow_product<T>(d, pixels, w);
                 __syncthreads(); /* the stage has been read, and the parts of the frame before */
                 if (threadIdx.x == 0 && use + NARROW3_STAGES < uses) order(use + NARROW3_STAGES);
             }

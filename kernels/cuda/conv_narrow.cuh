@@ -37,19 +37,27 @@ struct conv_narrow_args {
     bool relu;
 };
 
-#define SC_WGMMA_32(type)                                                                                                           \
-    asm volatile("wgmma.mma_async.sync.aligned.m64n32k16.f32." type "." type                                                        \
-                 " {%0,%1,%2,%3,%4,%5,%6,%7,%8,%9,%10,%11,%12,%13,%14,%15}, %16, %17, 1, 1, 1, 0, 0;\n"                             \
-                 : SC_R8(0), SC_R8(8) : "l"(a), "l"(b))
-template <class T> __device__ __forceinline__ void wgmma32(float (&d)[16], uint64_t a, uint64_t b);
-#ifdef SC_CONV_WGMMA
-template <> __device__ __forceinline__ void wgmma32<__half>(float (&d)[16], uint64_t a, uint64_t b) { SC_WGMMA_32("f16"); }
-template <> __device__ __forceinline__ void wgmma32<__nv_bfloat16>(float (&d)[16], uint64_t a, uint64_t b) { SC_WGMMA_32("bf16"); }
+#ifdef SC_CONV3_WGMMA
+/* A warpgroup's three runs times the weights of 64 channels, added to d; done when it returns. */
+template <class T, int N> __device__ __forceinline__ void narrow_product(float (&d)[NARROW_RUNS][N], uint64_t pixels, uint64_t w) {
+#pragma unroll
+    for (int run = 0; run < NARROW_RUNS; run++) hopper::registers_ready(d[run]);
+    hopper::wgmma_fence();
+#pragma unroll
+    for (int k = 0; k < 4; k++)
+#pragma unroll
+        for (int run = 0; run < NARROW_RUNS; run++) /* pixels past the tile: rows that nobody reads */
+            conv3_product(d[run], pixels + run * (64 * NARROW_ROW / 16) + 2 * k, w + 2 * k, T());
+    hopper::wgmma_commit();
+    hopper::wgmma_wait<0>();
+#pragma unroll
+    for (int run = 0; run < NARROW_RUNS; run++) hopper::registers_ready(d[run]);
+}
 #endif
 
 /* Grid: two CTAs a multiprocessor. */
 template <class T> __global__ static void __launch_bounds__(CONV_THREADS, 2) conv_narrow_kernel(const __grid_constant__ conv_narrow_args a, const __grid_constant__ CUtensorMap x) {
-#ifdef SC_CONV_WGMMA
+#ifdef SC_CONV3_WGMMA
     extern __shared__ __align__(1024) unsigned char conv3_shared[];
     const uint32_t start = shared_at(conv3_shared), stage = (start + 1023) & ~1023u, weights = stage + NARROW_STAGE, full = weights + a.slabs * NARROW_WEIGHTS + NARROW_PARTS, ready = full + 8;
     float *parts = (float *)(conv3_shared + (weights + a.slabs * NARROW_WEIGHTS - start));
@@ -59,7 +67,7 @@ template <class T> __global__ static void __launch_bounds__(CONV_THREADS, 2) con
         hopper::barrier_init(ready, 1);
         hopper::barrier_init_fence();
         hopper::barrier_expect(ready, a.slabs * NARROW_WEIGHTS);
-        bulk_copy(weights, a.weights, a.slabs * NARROW_WEIGHTS, ready); /* nobody writes weights: no need for stream_order */
+        hopper::copy_1d(weights, a.weights, a.slabs * NARROW_WEIGHTS, ready); /* nobody writes weights: no need for stream_order */
     }
     __syncthreads();
     stream_order();
@@ -71,24 +79,13 @@ template <class T> __global__ static void __launch_bounds__(CONV_THREADS, 2) con
     hopper::barrier_wait(ready, 0);
     uint32_t parity = 0;
     for (int tile = blockIdx.x; tile < a.tiles; tile += gridDim.x) {
-        float d[NARROW_RUNS][16];
+        float d[NARROW_RUNS][NARROW_N / 2];
 #pragma unroll
-        for (int i = 0; i < NARROW_RUNS * 16; i++) d[i / 16][i % 16] = 0;
+        for (int i = 0; i < NARROW_RUNS * NARROW_N / 2; i++) d[i / (NARROW_N / 2)][i % (NARROW_N / 2)] = 0;
         for (int slab = 0; slab < a.slabs; slab++, parity ^= 1) {
             const uint64_t pixels = conv3_descriptor(stage + group * NARROW_RUNS * 64 * NARROW_ROW, 8 * NARROW_ROW, 1), w = conv3_descriptor(weights + slab * NARROW_WEIGHTS, 8 * NARROW_ROW, 1);
             hopper::barrier_wait(full, parity);
-#pragma unroll
-            for (int run = 0; run < NARROW_RUNS; run++) hopper::registers_ready(d[run]);
-            hopper::wgmma_fence();
-#pragma unroll
-            for (int k = 0; k < 4; k++)
-#pragma unroll
-                for (int run = 0; run < NARROW_RUNS; run++) /* pixels past the tile: rows that nobody reads */
-                    wgmma32<T>(d[run], pixels + run * (64 * NARROW_ROW / 16) + 2 * k, w + 2 * k);
-            hopper::wgmma_commit();
-            hopper::wgmma_wait<0>();
-#pragma unroll
-            for (int run = 0; run < NARROW_RUNS; run++) hopper::registers_ready(d[run]);
+            narrow_product<T>(d, pixels, w);
             __syncthreads(); /* the stage has been read, and the parts of the tile before */
             if (threadIdx.x == 0) {
                 if (slab + 1 < a.slabs) order(tile, slab + 1);

@@ -92,7 +92,7 @@ resident_kernel(const __grid_constant__ resident_args a, const __grid_constant__
         hopper::barrier_init_fence();
         hopper::barrier_expect(ready, P::WEIGHTS);
         for (int at = 0; at < P::WEIGHTS; at += P::WEIGHT_ROWS)
-            bulk_copy(weights + at, (const unsigned char *)a.weights + (size_t)group * P::WEIGHTS + at, P::WEIGHT_ROWS, ready);
+            hopper::copy_1d(weights + at, (const unsigned char *)a.weights + (size_t)group * P::WEIGHTS + at, P::WEIGHT_ROWS, ready);
     }
     __syncthreads();
     stream_order();

@@ -44,6 +44,10 @@ __device__ __forceinline__ uint64_t load_acquire(uint32_t at) {
     return v;
 }
 
+/* Bytes (a multiple of 16, both ends aligned so) to shared memory; `bar` counts them. */
+__device__ __forceinline__ void copy_1d(uint32_t dst, const void *src, uint32_t bytes, uint32_t bar) {
+    asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::"r"(dst), "l"(src), "r"(bytes), "r"(bar) : "memory");
+}
 /* Box of the map at column x, row y to shared memory; `bar` counts its bytes. */
 __device__ __forceinline__ void copy_2d(uint32_t dst, const CUtensorMap *map, int x, int y, uint32_t bar) {
     asm volatile("cp.async.bulk.tensor.2d.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1, {%2, %3}], [%4];"

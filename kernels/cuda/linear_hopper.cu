@@ -66,10 +66,6 @@ __device__ __forceinline__ void product(float (&d)[128], uint64_t a, uint64_t b,
 #undef SC_GEMM_R16
 #undef SC_GEMM_R4
 
-/* Bytes (a multiple of 16, both ends aligned so) to shared memory; `bar` counts them. */
-__device__ __forceinline__ void copy_1d(uint32_t dst, const void *src, uint32_t bytes, uint32_t bar) {
-    asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::"r"(dst), "l"(src), "r"(bytes), "r"(bar) : "memory");
-}
 __device__ __forceinline__ float2 load_2(uint32_t at) {
     float2 v;
     asm volatile("ld.shared.v2.f32 {%0, %1}, [%2];" : "=f"(v.x), "=f"(v.y) : "r"(at) : "memory");
@@ -137,7 +133,7 @@ template <int BN> __device__ __forceinline__ void produce(const args &a, const C
             const uint32_t to = s.ring + at.stage * L::STAGE_BYTES, bar = s.full + at.stage * 8;
             hopper::barrier_wait(s.empty + at.stage * 8, at.phase ^ 1);
             hopper::barrier_expect(bar, L::STAGE_BYTES + (k ? 0 : bias_bytes));
-            if (k == 0) copy_1d(s.bias + odd * BN * 4, a.bias + here.n0, bias_bytes, bar);
+            if (k == 0) hopper::copy_1d(s.bias + odd * BN * 4, a.bias + here.n0, bias_bytes, bar);
             hopper::copy_2d(to, x, k * TILE_K, here.m0, bar);
             hopper::copy_2d(to + TILE_M * ROW_BYTES, w, k * TILE_K, here.n0, bar);
         }
