@@ -85,8 +85,9 @@ struct sc_session {
     uint8_t *pixels, *frames[2]; /* device, host: I420. The newest frames stay while the next ones come */
     int frames_at;
     int32_t *finite, *finite_host; /* device, host [1]: of the latent that was decoded last */
-    /* Around passes, NULL where calls do not run behind: denoising by step, then two clean passes in turn; decoding, on decode_dev. */
-    sc_mark *from[SC_MAX_STEPS + 2], *to[SC_MAX_STEPS + 2], *decode_from, *decoded;
+    /* Around passes, NULL where calls do not run behind: denoising by step, then two clean passes in turn; decoding, on decode_dev. `drawn` is
+     * before `decoded`: the frames have still to go to the host. */
+    sc_mark *from[SC_MAX_STEPS + 2], *to[SC_MAX_STEPS + 2], *decode_from, *drawn, *decoded;
     uint64_t serial;       /* no other session of the engine has it */
     sc_frames newest, coming; /* coming: when decoded has been passed and while `awaited` */
     bool awaited;

@@ -3,7 +3,10 @@
  * A device that runs behind its calls (kernels/ops.h, queues) is handed one pass after another and waited for once a chunk, for the frames:
  *
  *     dev         denoise 0 .. n-1 | clean ------------ | denoise 0 of the next chunk (its noise overwrites x: after `decoded`)
- *     decode_dev                   '- finite?, decode, frames to host -' decoded
+ *     decode_dev                   '- finite?, decode - drawn - frames to host -' decoded
+ *
+ * A clean pass that fills the card by itself waits for `drawn`: side by side the two would end together no sooner than one after the other, and
+ * frames that somebody waits for come first (FULL_PASS; the figures are in kernels/README.md).
  *
  * Passes and decoding are given to the device as something that it may play again: the key says all that their calls depend on. */
 #include "engine/internal.h"
@@ -122,14 +125,19 @@ static sc_status run_denoise(sc_engine *e, sc_session *const *ss, int n, sc_erro
     return SC_OK;
 }
 
+/* Elements of the residual stream from which on a pass leaves no room beside it: a tile of 128 x 128 for each of 128 multiprocessors. */
+enum { FULL_PASS = 128 * 128 * 128 };
+
 /* Before the pass what can be done twice, after it what cannot fail: a clean pass that failed can be made again. */
 static sc_status run_clean(sc_engine *e, sc_session *const *ss, int n, sc_error *err) {
+    const bool full = (long)n * e->layout->tokens * e->cfg.dit.dim >= FULL_PASS;
     sc_pass_args a = {0};
     int step[SC_MAX_BATCH];
     sc_status rc;
 
     for (int i = 0; i < n; i++) {
         step[i] = e->cfg.step_count;
+        if (full && ss[i]->awaited && ss[i]->drawn && (rc = e->dev->ops->after(e->dev, ss[i]->drawn, err))) return rc;
         a.update[i] = sc_kv_must_update(&ss[i]->memory);
         if (e->past_chunks && (rc = e->dev->ops->copy(e->dev, sc_session_past(ss[i], ss[i]->past_count), ss[i]->x, e->latent_count * 4, err))) return rc;
         if (a.update[i] && (rc = sc_kv_save(&ss[i]->memory, err))) return rc;
@@ -199,6 +207,7 @@ static sc_status run_decode(sc_engine *e, sc_session *s, sc_error *err) {
         return SC_OK;
     }
     if ((rc = decode_or_replay(s, &count, err))) return rc;
+    if (s->decoded && (rc = ops->mark(dev, s->drawn, err))) return rc;
     uint8_t *const frames = s->frames[s->frames_at ^= 1];
     if ((rc = to_host(dev, frames, s->pixels, (size_t)count * e->info.frame_bytes, err))) return rc;
     if (s->decoded && (rc = ops->mark(dev, s->decoded, err))) return rc;

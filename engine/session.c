@@ -60,6 +60,7 @@ static sc_status create_at(sc_engine *e, int place, uint64_t seed, sc_prompt *pr
     }
     if (ops->mark_create) {
         TRY(ops->mark_create(e->decode_dev, &s->decode_from, err));
+        TRY(ops->mark_create(e->decode_dev, &s->drawn, err));
         TRY(ops->mark_create(e->decode_dev, &s->decoded, err));
     }
     *out = s;
@@ -106,6 +107,7 @@ void sc_session_destroy(sc_session *s) {
         e->dev->ops->mark_destroy(e->dev, s->to[i]);
     }
     if (s->decode_from) e->dev->ops->mark_destroy(e->decode_dev, s->decode_from);
+    if (s->drawn) e->dev->ops->mark_destroy(e->decode_dev, s->drawn);
     if (s->decoded) e->dev->ops->mark_destroy(e->decode_dev, s->decoded);
     free(s);
 }
