@@ -127,7 +127,7 @@ int sc_cmd_check(const sc_cli *cli) {
     machine m = {0};
     sc_plan p;
     sc_error err = {0};
-    char a[32], b[32], memory[160];
+    char a[32], b[32], d[32], memory[160];
     int rc = 0;
 
     if (!model) { sc_fail(&err, SC_ENOMEM, "check: out of memory"); return sc_cli_cannot_open(&err); }
@@ -136,7 +136,7 @@ int sc_cmd_check(const sc_cli *cli) {
     if (cpu ? look_at_cpu(&m, cli, &err) : look_at_cuda(&m, &err)) { rc = sc_cli_cannot_open(&err); goto cleanup; }
 
     const sc_config *c = &model->config;
-    const double shared = p.weights + p.work, each = p.session + p.pictures, room = m.memory - shared;
+    const double shared = p.weights + p.work, each = p.session + p.pictures + p.prompt, room = m.memory - shared;
     const double seconds = (p.linear + p.attention / m.attention + p.decoder / m.decoder) / m.rate;
     const int fit = room < each ? 0 : room / each > 256 ? 256 : (int)(room / each);
     printf("%s on %s\n", cli->arg[0], m.name);
@@ -144,7 +144,7 @@ int sc_cmd_check(const sc_cli *cli) {
     printf("  work        %s, shared by %d session%s\n", size_text(a, p.work), cli->sessions, cli->sessions == 1 ? "" : "s");
     sc_config_memory_text(c, memory, sizeof memory);
     printf("  remembers   %s\n", memory);
-    printf("  a session   %s, its pictures %s more\n", size_text(a, p.session), size_text(b, p.pictures));
+    printf("  a session   %s, its pictures %s more, a prompt up to %s\n", size_text(a, p.session), size_text(b, p.pictures), size_text(d, p.prompt));
     printf("  memory      %s can be had, %d session%s fit\n", size_text(a, m.memory), fit, fit == 1 ? "" : "s");
     printf("  a chunk     %.3g TFLOP: products %.3g, attention %.3g, decoder %.3g; %d frames\n", (p.linear + p.attention + p.decoder) / 1e12, p.linear / 1e12,
            p.attention / 1e12, p.decoder / 1e12, p.frames);

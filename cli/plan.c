@@ -1,9 +1,10 @@
-/* plan.c - see plan.h. The formulas stand beside what they follow: engine.c (plan_memory), pass.c (sc_work_create), tae.c, vae_layers.c,
+/* plan.c - see plan.h. The formulas stand beside what they follow: engine.c (plan_memory), pass.c (sc_work_create), transformer.c (sc_cross_plan), tae.c, vae_layers.c,
  * kernels/cpu/conv.c (a 3x3 filter becomes 36 numbers a channel pair). */
 #include "cli/plan.h"
 #include "cli/bench_count.h"
 #include "engine/tae.h"
 #include "engine/vae.h"
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -99,6 +100,14 @@ static void plan_decoder(sc_plan *p, const sc_plan_model *m, double act) {
     p->work += 3 * most * act * sc_vae_group(c->chunk_frames, (size_t)(3 * most * act));
 }
 
+/* Bytes of a prompt of `rows` keys. */
+static double prompt_bytes(const sc_config *c, int rows, double act) {
+    const int stride = (rows + 7) / 8 * 8, cols = c->dit.heads * stride;
+    const double keys = 2.0 * c->dit.layers * rows * c->dit.dim, fold = (c->dit.dim + SC_FOLD_ROWS - 1) / SC_FOLD_ROWS * (double)SC_FOLD_ROWS * cols;
+    const bool folded = stride <= SC_FOLD_MAX && 2 * cols <= c->dit.dim; /* as the devices decide */
+    return (ceil(keys / 128) * 128 + (folded ? c->dit.layers * fold : 0)) * act;
+}
+
 sc_status sc_plan_make(sc_plan *p, const sc_plan_model *m, bool cpu, int batch, sc_error *err) {
     const sc_config *c = &m->config;
     const bool pbsa = c->memory.kind == SC_MEMORY_PBSA;
@@ -128,6 +137,10 @@ sc_status sc_plan_make(sc_plan *p, const sc_plan_model *m, bool cpu, int batch, 
     p->weights = weight_bytes(m, cpu);
     p->session = pages * (2 * page + 4.0 * c->dit.head_dim + (pbsa ? 2 : 1) * sizeof(sc_kv_slot)) + (2 + sc_kv_past(&e->rule, e->layout)) * latent * 4;
     p->pictures = 2 * 1.5 * 4 * c->chunk_frames * SC_PLAN_PIXELS * SC_PLAN_PIXELS * (double)c->latent_h * c->latent_w;
+    for (int n = 1; n <= c->dit.text_len; n++) {
+        const double bytes = prompt_bytes(c, n, act);
+        p->prompt = bytes > p->prompt ? bytes : p->prompt;
+    }
     p->work = rows * (dim * 4 + (dim > in ? dim : in) * act + 3 * dim * qkv + 2 * dim * act + c->dit.ffn_dim * act) + e->layout->tokens * in * 4 +
               lists * (4.0 * c->dit.head_dim + 8 * slots) + 4.0 * batch * c->dit.heads * (slots + e->rule.capacity + 1);
     p->frames = c->chunk_frames * 4;

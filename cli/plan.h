@@ -21,6 +21,7 @@ typedef struct {
     double weights;          /* bytes on the device, as it packs them */
     double session;          /* bytes of one session: pages, latents, the decoder's past frames */
     double pictures;         /* ... and its pictures of a chunk, on device and host */
+    double prompt;           /* ... and the longest prompt's keys and values, or its fold: whichever length takes most. A blend has two more */
     double work;             /* bytes of the passes and the decoder, shared by all sessions */
     double linear, attention, decoder; /* floating point operations of one chunk with a full memory, the clean pass included */
     int frames;              /* video frames of a chunk */

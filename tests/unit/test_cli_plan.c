@@ -23,6 +23,14 @@ static void compare(const char *dir_, int sessions) {
         assert_true(p.decoder > 0);
     }
     assert_true(fabs(p.pictures - 2.0 * info.frames_chunk * (double)info.frame_bytes) < 1);
+    double most = 0; /* of the prompts of all lengths */
+    for (int n = 1; n <= m->config.dit.text_len; n++) {
+        sc_cross cross;
+        if (sc_cross_plan(e->dit, n, true, &cross, &err)) fail_msg("%s", err.text);
+        most = (double)cross.bytes > most ? (double)cross.bytes : most;
+        sc_cross_free(e->dit, &cross);
+    }
+    assert_true(fabs(p.prompt - most) < 1);
     assert_int_equal(p.frames, info.frames_chunk);
     assert_true(p.weights >= 4.0 * (double)info.parameters);
     sc_engine_close(e);
