@@ -249,6 +249,7 @@ sc_status sc_engine_open(sc_engine **out, const sc_engine_options *o, sc_error *
     if (!e) return sc_fail(err, SC_ENOMEM, "engine: out of memory");
     e->max_sessions = o->max_sessions < 1 ? 4 : o->max_sessions > 256 ? 256 : o->max_sessions;
     e->cache_bytes = (size_t)1 << 30;
+    e->full_pass = 128 * 128 * 128; /* a tile of 128 x 128 for each of 128 multiprocessors */
     e->batch = e->max_sessions < SC_MAX_BATCH ? e->max_sessions : SC_MAX_BATCH;
     TRY(sc_config_read(&e->cfg, o->model_dir, err));
     TRY(sc_config_memory(&e->cfg, o->memory, o->model_dir, err));

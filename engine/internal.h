@@ -52,6 +52,7 @@ struct sc_engine {
     sc_prompt *cache[SC_PROMPT_CACHE];
     uint64_t clock;         /* of the cache */
     size_t cache_bytes;     /* of the device's memory, for what the cache alone holds */
+    long full_pass;         /* elements of the residual stream from which on a pass leaves no room beside it */
     struct {
         bool asked, joined;
         pthread_t thread;

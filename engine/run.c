@@ -6,7 +6,7 @@
  *     decode_dev                   '- finite?, decode - drawn - frames to host -' decoded
  *
  * A clean pass that fills the card by itself waits for `drawn`: side by side the two would end together no sooner than one after the other, and
- * frames that somebody waits for come first (FULL_PASS; the figures are in kernels/README.md).
+ * frames that somebody waits for come first (full_pass; the figures are in kernels/README.md).
  *
  * Passes and decoding are given to the device as something that it may play again: the key says all that their calls depend on. */
 #include "engine/internal.h"
@@ -125,12 +125,9 @@ static sc_status run_denoise(sc_engine *e, sc_session *const *ss, int n, sc_erro
     return SC_OK;
 }
 
-/* Elements of the residual stream from which on a pass leaves no room beside it: a tile of 128 x 128 for each of 128 multiprocessors. */
-enum { FULL_PASS = 128 * 128 * 128 };
-
 /* Before the pass what can be done twice, after it what cannot fail: a clean pass that failed can be made again. */
 static sc_status run_clean(sc_engine *e, sc_session *const *ss, int n, sc_error *err) {
-    const bool full = (long)n * e->layout->tokens * e->cfg.dit.dim >= FULL_PASS;
+    const bool full = (long)n * e->layout->tokens * e->cfg.dit.dim >= e->full_pass;
     sc_pass_args a = {0};
     int step[SC_MAX_BATCH];
     sc_status rc;

@@ -181,6 +181,8 @@ static struct {
     bool in_chunk;
     long forbidden, read, written;
     char what[64];
+    const sc_mark *watched;     /* how often the passes' queue was told to wait for it */
+    int waits;
 } queues;
 
 static int queue_of(const sc_device *d) {
@@ -259,6 +261,7 @@ static sc_status q_mark(sc_device *d, sc_mark *m, sc_error *err) {
 static sc_status q_after(sc_device *d, sc_mark *m, sc_error *err) {
     long *seen = queues.seen[queue_of(d)];
     (void)err;
+    queues.waits += m == queues.watched && queue_of(d) == 0;
     for (int i = 0; i < QUEUES; i++) seen[i] = m->seen[i] > seen[i] ? m->seen[i] : seen[i];
     return SC_OK;
 }
@@ -361,12 +364,36 @@ static void a_chunk_of_a_blend_neither_allocates_nor_waits(void **state) {
     }
 }
 
+/* Frames first, where decoding and the clean pass would only take turns. */
+static void a_pass_that_fills_the_device_begins_when_the_frames_are_drawn(void **state) {
+    (void)state;
+    for (int full = 0; full < 2; full++) {
+        const tiny_shape shape = shape_of(8, 23);
+        sc_engine *e = open_queues(&shape, 2);
+        sc_session *s[2] = {tiny_session(e, 1, "a red car"), tiny_session(e, 2, "snow")};
+        e->full_pass = 2L * e->layout->tokens * e->cfg.dit.dim + !full;
+        for (int c = 0; c < 3; c++)
+            do {
+                const sc_pass_kind kind = sc_session_next(s[0]).kind;
+                sc_error err = {0};
+                queues.watched = s[c % 2]->drawn;
+                queues.waits = 0;
+                if (sc_engine_run(e, s, 2, &err)) fail_msg("pass: %s", err.text);
+                assert_int_equal(queues.waits, full && kind == SC_PASS_CLEAN);
+            } while (s[0]->phase);
+        sc_session_destroy(s[0]);
+        sc_session_destroy(s[1]);
+        close_queues(e);
+    }
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(a_folded_prompt_gives_the_flow_of_an_unfolded_one),
         cmocka_unit_test(sequences_of_one_batch_have_each_its_own_prompt),
         cmocka_unit_test(prompts_that_nobody_uses_take_so_much_memory_and_no_more),
         cmocka_unit_test(a_chunk_of_a_blend_neither_allocates_nor_waits),
+        cmocka_unit_test(a_pass_that_fills_the_device_begins_when_the_frames_are_drawn),
     };
     return cmocka_run_group_tests(tests, NULL, tiny_remove);
 }
