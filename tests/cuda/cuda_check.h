@@ -2,9 +2,11 @@
  * seeded numbers, closeness. A plain program, so that it runs on a bare GPU machine.
  *
  * A buffer is one operand on both sides. Inputs hold values that the card's type holds exactly, so both sides compute on the same
- * numbers; outputs start as NaN on both sides and must be NaN afterwards in the same places. */
+ * numbers; outputs start as NaN on both sides and must be NaN afterwards in the same places. So does the workspace before each operation:
+ * who reads there what it has not written itself gets no number. */
 #ifndef SC_TESTS_CUDA_CHECK_H
 #define SC_TESTS_CUDA_CHECK_H
+#include "kernels/cuda/cuda.h"
 #include "kernels/ops.h"
 
 #include <math.h>
@@ -28,7 +30,14 @@ static int checks, failures;
             exit(1);                                                                                            \
         }                                                                                                       \
     } while (0)
-#define BOTH(op, twin_args, cuda_args) MUST(twin->ops->op(twin, twin_args, &check_err)); MUST(cuda->ops->op(cuda, cuda_args, &check_err))
+#define BOTH(op, twin_args, cuda_args) spoil_workspace(); MUST(twin->ops->op(twin, twin_args, &check_err)); MUST(cuda->ops->op(cuda, cuda_args, &check_err))
+
+static inline void spoil_workspace(void) {
+    const struct sc_cuda *card = (struct sc_cuda *)cuda;
+    if (cudaMemsetAsync(card->workspace, 0xff, card->workspace_bytes, card->stream) == cudaSuccess) return;
+    printf("%s: the workspace cannot be written\n", check_where);
+    exit(1);
+}
 
 static inline void verdict(bool ok, const char *what, const char *detail) {
     checks++;

@@ -1,10 +1,11 @@
 /* test_cuda_ops.c - every operation of the CUDA backend against its definition, on awkward shapes.
  *
  *   test_cuda_ops [f16|bf16]... [wgmma|mma]... [small] [TEST]...
+ *   test_cuda_ops names                                            the tests, one a line
  *
- * Both types, both paths and all tests where none is named ("convolution", "cross attention", as printed). small: for compute-sanitizer, which
- * takes a hundred times as long; convolutions of many pixels are left out, and the rest is made as on a card of three multiprocessors, so that
- * a CTA walks over many tiles and goes round its ring of stages.
+ * Both types, both paths and all tests where none is named ("convolution", "cross attention", as printed). small: for compute-sanitizer
+ * (sanitize.sh), which takes a hundred times as long: fewer shapes, and convolutions and large products are made as on a card of three
+ * multiprocessors, so that a CTA walks over many tiles and goes round its ring of stages.
  * Exit 77 without a usable card: skipped, not passed. Attention, selection and the memory update of full-size shapes are in pbsa_bench. */
 #include "tests/cuda/cuda_check.h"
 #include "tests/cuda/cuda_scenes.h"
@@ -94,9 +95,10 @@ static void linear_case(const matrices *w, int m, int cols, sc_epilogue epilogue
 }
 
 static void test_linear(void) {
-    static const int shapes[][4] = {/* m, rows, cols, parts */ {1, 1, 1, 1}, {3, 7, 5, 1}, {17, 64, 192, 1}, {480, 384, 64, 1}, {65, 129, 131, 1}, {33, 128, 256, 3}, {15, 1152, 384, 1},
-        {33, 1536, 64, 1}, {5, 1544, 16, 1}, {9, 5120, 32, 1}, {3, 5128, 8, 1}};
+    static const int shapes[][5] = {/* m, rows, cols, parts, small too */ {1, 1, 1, 1}, {3, 7, 5, 1, 1}, {17, 64, 192, 1}, {480, 384, 64, 1}, {65, 129, 131, 1}, {33, 128, 256, 3, 1}, {15, 1152, 384, 1},
+        {33, 1536, 64, 1, 1}, {5, 1544, 16, 1, 1}, {9, 5120, 32, 1}, {3, 5128, 8, 1, 1}};
     for (size_t i = 0; i < sizeof shapes / sizeof *shapes; i++) {
+        if (small && !shapes[i][4]) continue;
         matrices w = make_matrices(shapes[i][1], shapes[i][2], shapes[i][3]);
         for (int epilogue = SC_EPI_NONE; epilogue <= SC_EPI_GATED_RESIDUAL; epilogue++)
             for (int form = 0; form < 2; form++) linear_case(&w, shapes[i][0], shapes[i][2], (sc_epilogue)epilogue, form, false);
@@ -108,11 +110,16 @@ static void test_linear(void) {
 
 /* linear_hopper.cu, which takes over GELU where there are many rows. The twin needs a second for a thousand million multiplications. */
 static void test_large_gelu(void) {
-    static const int shapes[][3] = {/* m, rows, cols: tiles of 224 channels, the last of 8, and a K that ends within a stage; two unequal bands; tiles of
-        256, the last of 48 */ {1300, 456, 1000}, {2600, 328, 1024}, {1030, 3376, 1024}};
-    for (size_t i = 0; i < (small ? 1 : sizeof shapes / sizeof *shapes) && act == SC_BF16; i++) {
+    static const int shapes[][4] = {/* m, rows, cols, small: tiles of 224 channels, the last of 8, and a K that ends within a stage; two unequal bands; tiles of
+        256, the last of 48; on three multiprocessors tiles of 224, and of 256 */ {1300, 456, 1000, 0}, {2600, 328, 1024, 0}, {1030, 3376, 1024, 0}, {1030, 264, 840, 1}, {1030, 488, 1000, 1}};
+    struct sc_cuda *card = (struct sc_cuda *)cuda;
+    const int sms = card->sm_count;
+    for (size_t i = 0; i < sizeof shapes / sizeof *shapes && act == SC_BF16; i++) {
+        if (small && !shapes[i][3]) continue;
         matrices w = make_matrices(shapes[i][1], shapes[i][2], 1);
+        if (shapes[i][3]) card->sm_count = 3;
         linear_case(&w, shapes[i][0], shapes[i][2], SC_EPI_GELU, 0, false);
+        card->sm_count = sms;
         drop_matrices(&w);
     }
 }
@@ -321,8 +328,9 @@ static void select_attend_and_age(const scene *from, int keep, bool one_age, boo
 
 static void test_attention(void) {
     for (int i = 0; i < SCENES; i++) {
-        for (int keep = 1; keep <= 4; keep++) select_attend_and_age(&scenes[i], keep, false, false);
-        select_attend_and_age(&scenes[i], 1000, false, false);
+        for (int keep = 1; keep <= 4; keep++)
+            if (!small || keep == 3) select_attend_and_age(&scenes[i], keep, false, false);
+        if (!small) select_attend_and_age(&scenes[i], 1000, false, false);
         select_attend_and_age(&scenes[i], 2, true, false);
         select_attend_and_age(&scenes[i], 1, false, true);
     }
@@ -352,7 +360,7 @@ static void test_cross_attention(void) {
     static const int shapes[][4] = {/* tokens heads dim keys */ {1, 1, 2, 1}, {7, 1, 10, 2}, {64, 3, 128, 33}, {480, 3, 128, 15}, {65, 2, 64, 64}, {130, 2, 32, 65}, {63, 2, 40, 512}, {61, 1, 128, 512},
         {67, 12, 128, 22}, {130, 16, 64, 9}, {65, 40, 128, 70}};
     for (size_t i = 0; i < sizeof shapes / sizeof *shapes; i++)
-        for (int seqs = 1; seqs <= 5; seqs += 4)
+        for (int seqs = 1; seqs <= (small ? 2 : 5); seqs += small ? 1 : 4)
             for (int norm = 0; norm < 2; norm++) {
                 const int tokens = shapes[i][0], heads = shapes[i][1], dim = shapes[i][2], n = shapes[i][3];
                 const size_t width = (size_t)(heads * dim), count = (size_t)(seqs * tokens) * width;
@@ -374,11 +382,11 @@ static void test_cross_attention(void) {
 
 /* Weights; a fold, through a product whose columns past the keys are not zero; and both together against what they stand for. */
 static void test_folds(void) {
-    static const int shapes[][6] = {/* tokens heads dim keys stride rows */ {7, 1, 10, 2, 8, 67}, {1, 2, 32, 1, 8, 64}, {33, 3, 128, 33, 40, 384}, {480, 3, 128, 15, 16, 131}, {65, 2, 64, 64, 64, 100},
-                                    {17, 2, 32, 40, 40, 96}, {129, 12, 128, 13, 16, 192}, {66, 17, 32, 7, 24, 72}};
+    static const int shapes[][6] = {/* tokens heads dim keys stride rows; the first four also when small */ {7, 1, 10, 2, 8, 67}, {33, 3, 128, 33, 40, 384}, {65, 2, 64, 64, 64, 100}, {66, 17, 32, 7, 24, 72},
+                                    {1, 2, 32, 1, 8, 64}, {480, 3, 128, 15, 16, 131}, {17, 2, 32, 40, 40, 96}, {129, 12, 128, 13, 16, 192}};
     const uint64_t seed = seed_state; /* the tests behind this one keep their numbers */
-    for (size_t i = 0; i < sizeof shapes / sizeof *shapes; i++)
-        for (int seqs = 1; seqs <= 5; seqs += 4)
+    for (size_t i = 0; i < (small ? 4 : sizeof shapes / sizeof *shapes); i++)
+        for (int seqs = 1; seqs <= (small ? 2 : 5); seqs += small ? 1 : 4)
             for (int norm = 0; norm < 2; norm++) {
                 const int tokens = shapes[i][0], heads = shapes[i][1], dim = shapes[i][2], n = shapes[i][3], stride = shapes[i][4], rows = shapes[i][5], width = heads * dim, cols = heads * stride;
                 const size_t count = (size_t)(seqs * tokens * width), room = (size_t)((rows + SC_FOLD_ROWS - 1) / SC_FOLD_ROWS * SC_FOLD_ROWS) * (size_t)cols, flat = (size_t)(tokens * rows);
@@ -573,6 +581,10 @@ int main(int argc, char **argv) {
         {"latent, pixels", test_latent_and_pixels}};
     const char *paths[] = {"wgmma", "mma"}, *types[] = {"f16", "bf16"};
     bool named[sizeof tests / sizeof *tests] = {false}, any_test = false;
+    if (argc == 2 && !strcmp(argv[1], "names")) {
+        for (size_t k = 0; k < sizeof tests / sizeof *tests; k++) puts(tests[k].name);
+        return 0;
+    }
     for (int i = 1; i < argc; i++) {
         bool known = !strcmp(argv[i], "small");
         small = small || known;

@@ -1,16 +1,20 @@
 /* test_cuda_queue.c - the queues of a card: uploads that do not wait, marks between two queues, fetches, memory that comes and goes in order,
  * and work that is played again. A plain program; 77 without a card.
  *
- * What a queue has to do late is made late by a wall of noise: SLOW launches of Philox over a few million values, some 20 ms. */
+ *   test_cuda_queue [small]
+ *
+ * What a queue has to do late is made late by a wall of noise: launches of Philox over a few million values, some 20 ms. small: for
+ * compute-sanitizer, under which one launch takes that long. */
 #include "tests/cuda/cuda_check.h"
 
-enum { WALL = 1 << 23, SLOW = 24 };
+enum { WALL = 1 << 23 };
 
 static float *wall;
+static uint32_t slow = 24;
 
 /* Work for a while on `dev`. */
 static void busy(sc_device *dev) {
-    for (uint32_t i = 0; i < SLOW; i++) MUST(dev->ops->noise(dev, &(sc_noise_args){.out = wall, .count = WALL, .seed = 1, .chunk = i}, &check_err));
+    for (uint32_t i = 0; i < slow; i++) MUST(dev->ops->noise(dev, &(sc_noise_args){.out = wall, .count = WALL, .seed = 1, .chunk = i}, &check_err));
 }
 
 static void *memory(size_t bytes) {
@@ -187,10 +191,15 @@ static void test_replay(void) {
     cuda->ops->release(cuda, c.x), cuda->ops->release(cuda, c.step);
 }
 
-int main(void) {
+int main(int argc, char **argv) {
     static const struct { const char *name; void (*run)(void); } tests[] = {
         {"uploads", test_uploads}, {"marks", test_marks}, {"memory in order", test_memory_in_order}, {"finite", test_finite}, {"replay", test_replay}};
 
+    if (argc == 2 && !strcmp(argv[1], "small")) slow = 1;
+    else if (argc > 1) {
+        fputs("usage: test_cuda_queue [small]\n", stderr);
+        return 2;
+    }
     if (sc_device_open(&cuda, "cuda", 0, SC_BF16, &check_err)) {
         printf("SKIPPED: %s\n", check_err.text);
         return 77;
