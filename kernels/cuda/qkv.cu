@@ -2,26 +2,30 @@
  *
  * The norm of q and k runs over the whole width, so a row's heads need each other's sums of squares. Heads of 128 channels:
  *   compute capability 9.0: one kernel, one read. A block belongs to a cluster of six CTAs, its rows dealt out to them one by one, a CTA
- *     has all heads of its rows: a thread holds the same eight channels of q, k and v (16-byte accesses) of two rows at a time, in registers
- *     while the CTA adds up the squares of both. Then it scales, rotates, writes q and the page rows, and keeps sums of the rotated,
- *     unrounded q and k. The CTAs add those through distributed shared memory in the order of their ranks, each for a share of the
- *     channels, so the means are the same in every run. Six, since the 78 clusters of 832x480 then fit at once (four CTAs a multiprocessor).
+ *     has all heads of its rows. They come by the bulk copy, a row with the rotations of its token, to a ring of stages, so that some are on
+ *     their way at any time. A thread takes the same eight channels of q, k and v (16-byte accesses) to registers, v goes on to its page,
+ *     and when the CTA has added up the squares of q and k the stage is asked for again. Then it scales, rotates, writes q and the page
+ *     row of k, and keeps sums of the rotated, unrounded q and k. The CTAs add those through distributed shared memory in the order of their
+ *     ranks, each for a share of the channels, so the means are the same in every run. Six, since the 78 clusters of 832x480 then fit at once
+ *     (four CTAs a multiprocessor).
  *   older cards: two kernels. row_scale makes the two factors of every row; then one CTA per (block, head, sequence) reads its rows again,
  *     16 threads a row, 8 tokens at a time, and the sums of the 8 token groups are added in a fixed order.
  * Heads of another size take the plain kernels.
  *
- * Bound: bytes. Per token 3 * width in and 3 * width out, act type: 4680 tokens of width 1536 move 86 MB, 30 us at 2.9 TB/s; what the
- * product left in L2 is not read from memory.
+ * Bound: bytes. Per token 3 * width in and 3 * width out, act type: 4680 tokens of width 1536 move 86 MB, 20 us at an H200's 4.3 TB/s; what
+ * the product left in L2 is not read from memory.
  * Thread: engine; asynchronous on the device's stream. */
 #include "kernels/cuda/act.cuh"
 #include "kernels/cuda/cuda.h"
+#include "kernels/cuda/hopper.cuh"
 #include "kernels/cuda/launch.cuh"
 
 #include <assert.h>
 
 using namespace sc;
 
-enum { THREADS = 128, LANES = 16, GROUPS = THREADS / LANES, DIM = 128, CLUSTER = 6, ROWS = 2, WIDEST = 5120 };
+enum { THREADS = 128, LANES = 16, GROUPS = THREADS / LANES, DIM = 128, CLUSTER = 6, WIDEST = 5120 };
+enum { TURN_BYTES = DIM * 4, RING_BYTES = 30 << 10, STAGES_MAX = 8 }; /* three stages of 1536 channels: with five it is slower by 3 % */
 
 template <class X> __global__ static void __launch_bounds__(THREADS) row_scale_kernel(float2 *scale, const X *qkv, int width, float eps) {
     __shared__ float part[2][THREADS / 32];
@@ -52,6 +56,15 @@ typedef struct {
     struct { const sc_kv_slot *slots; int stride, own; } view[SC_MAX_BATCH]; /* own: index of the first slot of the own chunk */
 } heads_args;
 
+template <class T> __device__ __forceinline__ uint4 pack8(const float v[8]) {
+    return make_uint4(pack2<T>(v[0], v[1]), pack2<T>(v[2], v[3]), pack2<T>(v[4], v[5]), pack2<T>(v[6], v[7]));
+}
+
+/* 16 bytes to global memory in one store: of some of those written as an assignment the compiler makes four, which each touch all sectors. */
+__device__ __forceinline__ void store16(void *p, uint4 u) {
+    asm volatile("st.global.v4.b32 [%0], {%1, %2, %3, %4};" ::"l"(__cvta_generic_to_global(p)), "r"(u.x), "r"(u.y), "r"(u.z), "r"(u.w) : "memory");
+}
+
 /* y = x * s * weight, then every pair turned by (cos, sin). */
 __device__ __forceinline__ void norm_rotate(float y[8], const float x[8], float s, const float w[8], const float cs[8]) {
 #pragma unroll
@@ -81,14 +94,14 @@ template <class X, class T> __global__ static void __launch_bounds__(THREADS) he
         load8<X>(v, x + 2 * width);
         load8<float>(cs, a.in_chunk + (size_t)(first + t) * DIM + d);
         norm_rotate(y, q, scale.x, wq, cs);
-        store8<T>((T *)a.q + (head * a.tokens + first + t) * DIM + d, y);
+        store16((T *)a.q + (head * a.tokens + first + t) * DIM + d, pack8<T>(y));
 #pragma unroll
         for (int j = 0; j < 8; j++) sum_q[j] += y[j];
         norm_rotate(y, k, scale.y, wk, cs);
-        store8<T>((T *)a.k + page_at + t * DIM + d, y);
+        store16((T *)a.k + page_at + t * DIM + d, pack8<T>(y));
 #pragma unroll
         for (int j = 0; j < 8; j++) sum_k[j] += y[j];
-        store8<T>((T *)a.v + page_at + t * DIM + d, v);
+        store16((T *)a.v + page_at + t * DIM + d, pack8<T>(v));
     }
     store8<float>(&sums[0][group][d], sum_q);
     store8<float>(&sums[1][group][d], sum_k);
@@ -103,86 +116,94 @@ template <class X, class T> __global__ static void __launch_bounds__(THREADS) he
 /* Eight neighbours as they lie in memory: half the registers that floats would take while a row waits for its sum. */
 template <class X> struct eight {
     uint4 u;
-    __device__ void load(const X *p) { u = *(const uint4 *)p; }
-    __device__ void get(float v[8]) const { load8<X>(v, (const X *)&u); }
+    __device__ __forceinline__ void load(const X *p) { u = *(const uint4 *)p; }
+    __device__ __forceinline__ void get(float v[8]) const { load8<X>(v, (const X *)&u); }
+    __device__ __forceinline__ uint4 as(X) const { return u; }
 };
 template <> struct eight<float> {
     float u[8];
-    __device__ void load(const float *p) { load8<float>(u, p); }
-    __device__ void get(float v[8]) const {
+    __device__ __forceinline__ void load(const float *p) { load8<float>(u, p); }
+    __device__ __forceinline__ void get(float v[8]) const {
 #pragma unroll
         for (int j = 0; j < 8; j++) v[j] = u[j];
     }
+    template <class T> __device__ __forceinline__ uint4 as(T) const { return pack8<T>(u); }
 };
 
-/* Grid (CLUSTER, blocks, seqs); width / 8 threads, rounded up to whole warps; dynamic shared memory: the sums of q and of k, [2][width]. */
-template <class X, class T, int COUNT> __global__ static void __launch_bounds__(COUNT, COUNT > 192 ? 1 : sizeof(X) == 4 ? 3 : 4) block_kernel(const __grid_constant__ heads_args a) {
-    stream_order();
-    extern __shared__ __align__(16) float sums[];
-    __shared__ float part[2][2 * ROWS][COUNT / 32];
-    const int rank = blockIdx.x, b = blockIdx.y, s = blockIdx.z, first = a.start[b], length = a.start[b + 1] - first, width = a.heads * DIM;
-    const int col = threadIdx.x * 8, h = col / DIM, d = col % DIM, warp = threadIdx.x / 32, warps = blockDim.x / 32;
+/* Grid (CLUSTER, blocks, seqs); width / 8 threads, rounded up to whole warps. Dynamic shared memory: `stages` times a row's q k v and its token's
+ * rotations; once all rows are through, the sums of q and of k, [2][width], in the same place. */
+template <class X, class T, int COUNT> __global__ static void __launch_bounds__(COUNT, COUNT > 192 ? 1 : 4) block_kernel(const __grid_constant__ heads_args a, int stages) {
+#if __CUDA_ARCH__ >= 900
+    extern __shared__ __align__(128) char ring[];
+    __shared__ uint64_t full[STAGES_MAX];
+    __shared__ float part[2][COUNT / 32][2];
+    const int rank = blockIdx.x, b = blockIdx.y, s = blockIdx.z, width = a.heads * DIM, row_bytes = 3 * width * (int)sizeof(X), stage_bytes = row_bytes + TURN_BYTES;
+    const int col = threadIdx.x * 8, h = col / DIM, d = col % DIM, warp = threadIdx.x / 32, lane = threadIdx.x % 32, warps = blockDim.x / 32;
+    const uint32_t to = hopper::smem_u32(ring), bar = hopper::smem_u32(full);
     const bool mine = col < width;
-    const sc_kv_slot *slots = a.view[s].slots + a.view[s].own + b;
-    const size_t head = (size_t)s * a.heads + h, page_at = mine ? (size_t)slots[(size_t)h * a.view[s].stride].page * a.page_rows * DIM + d : 0;
-    float sum_q[8] = {}, sum_k[8] = {};
-    for (int t0 = rank, turn = 0; t0 < length; t0 += ROWS * CLUSTER, turn ^= 1) {
-        eight<X> q[ROWS], k[ROWS], v[ROWS];
-        float x[8], square[2 * ROWS] = {};
-#pragma unroll
-        for (int r = 0; r < ROWS; r++) {
-            const int t = t0 + r * CLUSTER;
-            if (!mine || t >= length) continue;
-            const X *from = (const X *)a.qkv + ((size_t)s * a.tokens + first + t) * 3 * width + col;
-            q[r].load(from);
-            k[r].load(from + width);
-            v[r].load(from + 2 * width);
-        }
-#pragma unroll
-        for (int r = 0; r < ROWS; r++) {
-            if (mine && t0 + r * CLUSTER < length) {
-                q[r].get(x);
-#pragma unroll
-                for (int j = 0; j < 8; j++) square[2 * r] += x[j] * x[j];
-                k[r].get(x);
-#pragma unroll
-                for (int j = 0; j < 8; j++) square[2 * r + 1] += x[j] * x[j];
-            }
-            square[2 * r] = warp_sum(square[2 * r]);
-            square[2 * r + 1] = warp_sum(square[2 * r + 1]);
-        }
-        if (threadIdx.x % 32 == 0)
-#pragma unroll
-            for (int i = 0; i < 2 * ROWS; i++) part[turn][i][warp] = square[i];
-        __syncthreads();
-#pragma unroll
-        for (int i = 0; i < 2 * ROWS; i++) {
-            float all = 0;
-            for (int w = 0; w < warps; w++) all += part[turn][i][w];
-            square[i] = 1.0f / sqrtf(all / width + a.eps);
-        }
-#pragma unroll
-        for (int r = 0; r < ROWS; r++) {
-            const int t = t0 + r * CLUSTER;
-            if (!mine || t >= length) continue;
-            float w[8], cs[8], y[8];
-            load8<float>(cs, a.in_chunk + (size_t)(first + t) * DIM + d);
-            load8<float>(w, a.norm_q + col);
-            q[r].get(x);
-            norm_rotate(y, x, square[2 * r], w, cs);
-            store8<T>((T *)a.q + (head * a.tokens + first + t) * DIM + d, y);
-#pragma unroll
-            for (int j = 0; j < 8; j++) sum_q[j] += y[j];
-            load8<float>(w, a.norm_k + col);
-            k[r].get(x);
-            norm_rotate(y, x, square[2 * r + 1], w, cs);
-            store8<T>((T *)a.k + page_at + t * DIM, y);
-#pragma unroll
-            for (int j = 0; j < 8; j++) sum_k[j] += y[j];
-            v[r].get(x);
-            store8<T>((T *)a.v + page_at + t * DIM, x);
-        }
+    if (threadIdx.x == 0) {
+        for (int i = 0; i < stages; i++) hopper::barrier_init(bar + 8 * i, 1);
+        hopper::barrier_init_fence();
     }
+    __syncthreads();
+    stream_order();
+    const int first = a.start[b], length = a.start[b + 1] - first, rows = (length - rank + CLUSTER - 1) / CLUSTER;
+    auto ask = [&](int i, int stage) { /* for the CTA's i-th row */
+        const size_t t = (size_t)(first + rank + i * CLUSTER);
+        hopper::barrier_expect(bar + 8 * stage, stage_bytes);
+        hopper::copy_1d(to + stage * stage_bytes, (const X *)a.qkv + ((size_t)s * a.tokens + t) * 3 * width, row_bytes, bar + 8 * stage);
+        hopper::copy_1d(to + stage * stage_bytes + row_bytes, a.in_chunk + t * DIM, TURN_BYTES, bar + 8 * stage);
+    };
+    if (threadIdx.x == 0)
+        for (int i = 0; i < stages && i < rows; i++) ask(i, i);
+    const sc_kv_slot *slots = a.view[s].slots + a.view[s].own + b;
+    const size_t page_at = mine ? (size_t)slots[(size_t)h * a.view[s].stride].page * a.page_rows * DIM + d : 0;
+    T *q_to = (T *)a.q + (((size_t)s * a.heads + h) * a.tokens + first) * DIM + d;
+    float wq[8] = {}, wk[8] = {}, sum_q[8] = {}, sum_k[8] = {};
+    if (mine) load8<float>(wq, a.norm_q + col), load8<float>(wk, a.norm_k + col);
+    for (int i = 0, stage = 0, phase = 0; i < rows; i++) {
+        const int t = rank + i * CLUSTER;
+        const X *row = (const X *)(ring + stage * stage_bytes) + col;
+        eight<X> q, k, v;
+        float x[8], y[8], turn[8], squares_q = 0, squares_k = 0;
+        hopper::barrier_wait(bar + 8 * stage, phase);
+        if (mine) {
+            q.load(row);
+            k.load(row + width);
+            v.load(row + 2 * width);
+            load8<float>(turn, (const float *)(ring + stage * stage_bytes + row_bytes) + d);
+            store16((T *)a.v + page_at + t * DIM, v.as(T()));
+            q.get(x);
+#pragma unroll
+            for (int j = 0; j < 8; j++) squares_q += x[j] * x[j];
+            k.get(x);
+#pragma unroll
+            for (int j = 0; j < 8; j++) squares_k += x[j] * x[j];
+        }
+        /* As warp_sum, but from the first exchange on the lower half has q's and the upper half k's. */
+        float sum = (lane < 16 ? squares_q : squares_k) + __shfl_xor_sync(~0u, lane < 16 ? squares_k : squares_q, 16);
+#pragma unroll
+        for (int o = 8; o; o /= 2) sum += __shfl_xor_sync(~0u, sum, o);
+        if (lane % 16 == 0) part[i & 1][warp][lane / 16] = sum;
+        __syncthreads(); /* and all have read the stage */
+        if (threadIdx.x == 0 && i + stages < rows) ask(i + stages, stage);
+        if (++stage == stages) stage = 0, phase ^= 1;
+        float all = 0; /* of q in even lanes, of k in odd ones */
+        for (int w = 0; w < warps; w++) all += part[i & 1][w][lane % 2];
+        const float scale = 1.0f / sqrtf(all / width + a.eps), scale_q = __shfl_sync(~0u, scale, 0), scale_k = __shfl_sync(~0u, scale, 1);
+        if (!mine) continue;
+        q.get(x);
+        norm_rotate(y, x, scale_q, wq, turn);
+        store16(q_to + t * DIM, pack8<T>(y));
+#pragma unroll
+        for (int j = 0; j < 8; j++) sum_q[j] += y[j];
+        k.get(x);
+        norm_rotate(y, x, scale_k, wk, turn);
+        store16((T *)a.k + page_at + t * DIM, pack8<T>(y));
+#pragma unroll
+        for (int j = 0; j < 8; j++) sum_k[j] += y[j];
+    }
+    float *sums = (float *)ring;
     if (mine) {
         store8<float>(sums + col, sum_q);
         store8<float>(sums + width + col, sum_k);
@@ -199,6 +220,7 @@ template <class X, class T, int COUNT> __global__ static void __launch_bounds__(
         *(float4 *)(rep + c % DIM) = make_float4(sum.x / length, sum.y / length, sum.z / length, sum.w / length);
     }
     cluster_sync(); /* nobody leaves while another reads its sums */
+#endif
 }
 
 /* Any even head size: one CTA per (block, head, sequence), a thread a channel pair, tokens one after another. */
@@ -240,14 +262,22 @@ template <class X, class T> __global__ static void __launch_bounds__(THREADS) he
     }
 }
 
+template <class X, class T, int COUNT> static void launch_blocks(struct sc_cuda *c, const heads_args &a, int seqs) {
+    const int width = a.heads * DIM, threads = (width / 8 + 31) / 32 * 32, stage_bytes = 3 * width * (int)sizeof(X) + TURN_BYTES, room = RING_BYTES / stage_bytes;
+    const int stages = room < 2 ? 2 : room > STAGES_MAX ? STAGES_MAX : room, bytes = stages * stage_bytes;
+    static_assert(2 * 3 * sizeof(X) >= 2 * sizeof(float), "the sums take the place of two stages");
+    if (cudaFuncSetAttribute(block_kernel<X, T, COUNT>, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes) != cudaSuccess) return;
+    sc::launch(c, block_kernel<X, T, COUNT>, dim3(CLUSTER, a.blocks, seqs), threads, bytes, CLUSTER, a, stages);
+}
+
 template <class X, class T> static void launch_qkv(struct sc_cuda *c, const sc_qkv_args *a, const heads_args *h, float2 *scale) {
     const cudaStream_t stream = c->stream;
     const bool clusters = c->cc_major >= 9 && !c->force_mma;
-    const dim3 grid(a->blocks.blocks, a->heads, a->seqs), all_heads(CLUSTER, a->blocks.blocks, a->seqs);
-    const int width = a->heads * DIM, threads = (width / 8 + 31) / 32 * 32;
+    const dim3 grid(a->blocks.blocks, a->heads, a->seqs);
+    const int width = a->heads * DIM;
     if (a->head_dim == DIM && clusters && width <= WIDEST) {
-        if (threads <= 192) sc::launch(c, block_kernel<X, T, 192>, all_heads, threads, 2 * width * sizeof(float), CLUSTER, *h);
-        else sc::launch(c, block_kernel<X, T, WIDEST / 8>, all_heads, threads, 2 * width * sizeof(float), CLUSTER, *h);
+        if (width <= 1536) launch_blocks<X, T, 192>(c, *h, a->seqs);
+        else launch_blocks<X, T, WIDEST / 8>(c, *h, a->seqs);
     } else if (a->head_dim == DIM) {
         row_scale_kernel<X><<<a->seqs * a->blocks.tokens, THREADS, 0, stream>>>(scale, (const X *)a->qkv, a->heads * DIM, a->eps);
         heads_kernel<X, T><<<grid, THREADS, 0, stream>>>(*h);
