@@ -96,7 +96,7 @@ __device__ __forceinline__ float gelu_fast(float y) {
 template <int BN> struct layout {
     static const int STAGE_BYTES = (TILE_M + BN) * ROW_BYTES;
     static const int OUT = WARPS * OUT_BUFFERS * OUT_BYTES;
-    static const int REST = OUT + 2 * BN * 4 + 128; /* all but the ring: output, two tiles' bias, barriers */
+    static const int REST = OUT + 2 * BN * 4 + 128; /* all but the ring: output, two warpgroups' bias, barriers */
     static const int STAGES = (227 * 1024 - REST) / STAGE_BYTES;
     static const int BYTES = STAGES * STAGE_BYTES + REST;
     static const int PIECES = BN / 16; /* of what is left to bring away, a step each */
@@ -104,7 +104,7 @@ template <int BN> struct layout {
 
 /* Shared memory of a CTA, as addresses. */
 struct memory {
-    uint32_t ring, buffers, bias, full, empty;
+    uint32_t ring, buffers, bias, full, empty, bias_full; /* bias, and whether it is there: of each warpgroup that multiplies */
 };
 
 /* A place in the ring, and how often it was passed. */
@@ -126,14 +126,12 @@ struct tile {
 template <int BN> __device__ __forceinline__ void produce(const args &a, const CUtensorMap *x, const CUtensorMap *w, const memory &s) {
     using L = layout<BN>;
     cursor<L::STAGES> at;
-    for (int t = blockIdx.x, odd = 0; t < a.m_tiles * a.n_tiles; t += gridDim.x, odd ^= 1) {
+    for (int t = blockIdx.x; t < a.m_tiles * a.n_tiles; t += gridDim.x) {
         const tile here(a, t, BN);
-        const uint32_t bias_bytes = min(BN, a.n - here.n0) * 4;
         for (int k = 0; k < a.steps; k++, at.next()) {
             const uint32_t to = s.ring + at.stage * L::STAGE_BYTES, bar = s.full + at.stage * 8;
             hopper::barrier_wait(s.empty + at.stage * 8, at.phase ^ 1);
-            hopper::barrier_expect(bar, L::STAGE_BYTES + (k ? 0 : bias_bytes));
-            if (k == 0) hopper::copy_1d(s.bias + odd * BN * 4, a.bias + here.n0, bias_bytes, bar);
+            hopper::barrier_expect(bar, L::STAGE_BYTES);
             hopper::copy_2d(to, x, k * TILE_K, here.m0, bar);
             hopper::copy_2d(to + TILE_M * ROW_BYTES, w, k * TILE_K, here.n0, bar);
         }
@@ -204,14 +202,25 @@ template <int BN> struct consumer {
         return bar;
     }
 
+    /* The tile's bias, by a thread of the warpgroup, once all of it have read the one before: at a barrier and not at the ring's, whose chain
+     * racecheck does not follow. The products asked for last go on meanwhile. */
+    __device__ __forceinline__ void ask_bias(const args &a, int n0, uint32_t bias, uint32_t bar, bool any) {
+        const uint32_t bytes = min(BN, a.n - n0) * 4;
+        if (any) asm volatile("bar.sync %0, 128;" ::"r"((int)threadIdx.x / 128) : "memory");
+        if (threadIdx.x % 128) return;
+        hopper::barrier_expect(bar, bytes);
+        hopper::copy_1d(bias, a.bias + n0, bytes, bar);
+    }
+
     __device__ __forceinline__ void run(const args &a, const CUtensorMap *out) {
         const int warp = threadIdx.x / 32 - 4;
-        const uint32_t buffers = s.buffers + warp * OUT_BUFFERS * OUT_BYTES;
+        const uint32_t buffers = s.buffers + warp * OUT_BUFFERS * OUT_BYTES, bias = s.bias + warp / 4 * BN * 4, bias_bar = s.bias_full + warp / 4 * 8;
         output<BN> left;
         bool any = false;
         for (int t = blockIdx.x, odd = 0; t < a.m_tiles * a.n_tiles; t += gridDim.x, odd ^= 1) {
             const tile here(a, t, BN);
             uint32_t before = ask(false);
+            ask_bias(a, here.n0, bias, bias_bar, any);
             if (any) left.piece(0, a, out, buffers);
 #pragma unroll
             for (int k = 1; k < L::PIECES; k++) {
@@ -230,7 +239,8 @@ template <int BN> struct consumer {
             hopper::wgmma_wait<0>();
             hopper::registers_ready(d);
             release(before);
-            left.take(d, s.bias + odd * BN * 4);
+            hopper::barrier_wait(bias_bar, odd);
+            left.take(d, bias);
             left.m0 = here.m0 + rows + warp % 4 * 16, left.n0 = here.n0;
             any = true;
         }
@@ -249,11 +259,12 @@ __global__ static void __launch_bounds__(THREADS, 1)
     extern __shared__ __align__(1024) char raw[];
     memory s;
     s.ring = hopper::smem_u32(raw), s.buffers = s.ring + L::STAGES * L::STAGE_BYTES, s.bias = s.buffers + L::OUT;
-    s.full = s.bias + 2 * BN * 4, s.empty = s.full + L::STAGES * 8;
+    s.full = s.bias + 2 * BN * 4, s.empty = s.full + L::STAGES * 8, s.bias_full = s.empty + L::STAGES * 8;
 
     if (threadIdx.x == 0) {
         if (s.ring & 1023) __trap();
         for (int i = 0; i < L::STAGES; i++) hopper::barrier_init(s.full + i * 8, 1), hopper::barrier_init(s.empty + i * 8, WARPS);
+        for (int i = 0; i < 2; i++) hopper::barrier_init(s.bias_full + i * 8, 1);
         hopper::barrier_init_fence();
     }
     __syncthreads();
