@@ -132,15 +132,14 @@ static sc_status decode_group(const sc_vae *v, sc_vae_state *s, const decoding *
                                                     .n = n, .h = f.h, .w = f.w}, err));
     TRY(ops->conv(t->dev, &(sc_conv_args){.w = v->conv2.w, .x = f.a, .out = f.b, .n = n, .h = f.h, .w_px = f.w}, err));
     if (d->tap) d->tap(d->ctx, SC_VAE_AFTER_CONV2, f.b, n, f.h, f.w, v->z);
-    TRY(sc_vae_run_conv(t, &t->first, s, f.b, NULL, f.x, n, f.h, f.w, 1, err));
+    TRY(sc_vae_run_conv(t, &t->first, s, (sc_conv3_args){.x = f.b, .out = f.x, .n = n, .h = f.h, .w_px = f.w}, err));
     f.c = t->layer[0].in;
     for (int i = 0; i < t->layers; i++) {
-        TRY(sc_vae_run_layer(t, &t->layer[i], s, &f, err));
+        TRY(sc_vae_run_layer(t, i, s, &f, err));
         if (d->tap && i == 2) d->tap(d->ctx, SC_VAE_AFTER_MIDDLE, f.x, f.n, f.h, f.w, f.c);
         if (d->tap && i == v->first_up) d->tap(d->ctx, SC_VAE_AFTER_UP0, f.x, f.n, f.h, f.w, f.c);
     }
-    TRY(sc_vae_run_norm(t, f.x, f.a, t->head_gamma, (size_t)f.n * (size_t)f.h * (size_t)f.w, f.c, true, err));
-    TRY(sc_vae_run_conv(t, &t->head, s, f.a, NULL, f.b, f.n, f.h, f.w, 1, err));
+    TRY(sc_vae_run_head(t, s, &f, err));
     const size_t picture = (size_t)f.h * (size_t)f.w, at = (size_t)*made * picture;
     TRY(ops->pixels(t->dev, &(sc_pixels_args){.x = f.b, .rgb = d->rgb ? d->rgb + 3 * at : NULL, .i420 = d->i420 ? d->i420 + at / 2 * 3 : NULL, .n = f.n, .h = f.h,
                                               .w = f.w, .p = 1, .clamp = d->clamp, .centred = true}, err));

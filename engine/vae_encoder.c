@@ -65,10 +65,9 @@ static sc_status encode_portion(const encoder *e, sc_vae_state *s, const float *
     sc_status rc;
 
     TRY(ops->planes_in(t->dev, &(sc_planes_in_args){.planes = clip, .out = f.a, .ch = 3, .frames = frames, .first = first, .n = n, .h = h, .w = w}, err));
-    TRY(sc_vae_run_conv(t, &t->first, s, f.a, NULL, f.x, n, h, w, 1, err));
-    for (int i = 0; i < t->layers; i++) TRY(sc_vae_run_layer(t, &t->layer[i], s, &f, err));
-    TRY(sc_vae_run_norm(t, f.x, f.a, t->head_gamma, (size_t)f.n * (size_t)f.h * (size_t)f.w, f.c, true, err));
-    TRY(sc_vae_run_conv(t, &t->head, s, f.a, NULL, f.b, f.n, f.h, f.w, 1, err));
+    TRY(sc_vae_run_conv(t, &t->first, s, (sc_conv3_args){.x = f.a, .out = f.x, .n = n, .h = h, .w_px = w}, err));
+    for (int i = 0; i < t->layers; i++) TRY(sc_vae_run_layer(t, i, s, &f, err));
+    TRY(sc_vae_run_head(t, s, &f, err));
     TRY(ops->conv(t->dev, &(sc_conv_args){.w = e->last.w, .x = f.b, .out = f.a, .n = f.n, .h = f.h, .w_px = f.w}, err));
     s->started = true;
     *out = f.a;

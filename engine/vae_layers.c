@@ -153,7 +153,7 @@ sc_status sc_vae_net_up(sc_vae_net *t, const char *name, bool time, sc_error *er
         occurs(t, t->n, t->h, t->w, t->ch);
     }
     snprintf(full, sizeof full, "%s.resample.1", name);
-    TRY(load_filter(t, full, 4, (sc_filter_desc){.out_ch = t->ch / 2, .in_ch = t->ch, .size = 3, .stride = 1}, &l->conv[1].w, err));
+    TRY(load_filter(t, full, 4, (sc_filter_desc){.out_ch = t->ch / 2, .in_ch = t->ch, .size = 3, .stride = 1, .taps = 1}, &l->conv[1].w, err));
     t->h *= 2;
     t->w *= 2;
     t->ch /= 2;
@@ -250,7 +250,10 @@ void sc_vae_net_state_free(const sc_vae_net *t, sc_vae_state *s) {
     free(s);
 }
 
-/* ---- running ------------------------------------------------------------------------------------------------------------ */
+/* ---- running ------------------------------------------------------------------------------------------------------------ *
+ *
+ * A norm is asked for with the convolution before it (ops.h, `then`), which may be another layer's; f->a then holds the next layer's input
+ * beside f->x, and f->x itself is only written where a residual or a doubling reads it. */
 
 /* The last two frames of [past, x] become the past. */
 static sc_status remember(const sc_vae_net *t, sc_vae_state *s, int cache, const void *x, int n, sc_error *err) {
@@ -263,15 +266,33 @@ static sc_status remember(const sc_vae_net *t, sc_vae_state *s, int cache, const
     return t->dev->ops->copy(t->dev, past + frame, x, frame, err);
 }
 
-sc_status sc_vae_run_conv(const sc_vae_net *t, const sc_vae_conv *conv, sc_vae_state *s, const void *x, const void *residual, void *out, int n, int h, int w,
-                          int split, sc_error *err) {
-    sc_status rc = t->dev->ops->conv3(t->dev, &(sc_conv3_args){.w = conv->w, .x = x, .past = s->past[conv->cache], .residual = residual, .out = out, .n = n, .h = h,
-                                      .w_px = w, .split = split}, err);
-    return rc ? rc : remember(t, s, conv->cache, x, n, err);
+sc_status sc_vae_run_conv(const sc_vae_net *t, const sc_vae_conv *conv, sc_vae_state *s, sc_conv3_args args, sc_error *err) {
+    args.w = conv->w;
+    args.past = s->past[conv->cache];
+    const sc_status rc = t->dev->ops->conv3(t->dev, &args, err);
+    return rc ? rc : remember(t, s, conv->cache, args.x, args.n, err);
 }
 
-sc_status sc_vae_run_norm(const sc_vae_net *t, const void *x, void *out, const float *gamma, size_t pixels, int ch, bool silu, sc_error *err) {
-    return t->dev->ops->channel_norm(t->dev, &(sc_channel_norm_args){.x = x, .out = out, .gamma = gamma, .rows = pixels, .ch = ch, .silu = silu}, err);
+/* What layer i, or the head behind the last, makes of x before all else; gamma NULL: nothing, it takes x as it is. */
+static sc_channel_norm_args norm_of(const sc_vae_net *t, int i) {
+    if (i == t->layers) return (sc_channel_norm_args){.gamma = t->head_gamma, .silu = true};
+    return (sc_channel_norm_args){.gamma = t->layer[i].gamma[0], .silu = t->layer[i].kind == SC_VAE_RESIDUAL};
+}
+
+/* f->a = what layer i begins with, unless it is there. */
+static sc_status run_norm(const sc_vae_net *t, int i, sc_vae_flow *f, sc_error *err) {
+    sc_channel_norm_args norm = norm_of(t, i);
+    if (f->normed || !norm.gamma) return SC_OK;
+    norm.x = f->x, norm.out = f->a, norm.rows = (size_t)f->n * (size_t)f->h * (size_t)f->w, norm.ch = f->c;
+    f->normed = true;
+    return t->dev->ops->channel_norm(t->dev, &norm, err);
+}
+
+/* The norm that layer i begins with, to be made by a convolution before it: to `out`. */
+static const sc_channel_norm_args *ahead(const sc_vae_net *t, int i, void *out, sc_channel_norm_args *norm) {
+    *norm = norm_of(t, i);
+    norm->out = out;
+    return norm->gamma ? norm : NULL;
 }
 
 static void swap(void **a, void **b) {
@@ -280,24 +301,21 @@ static void swap(void **a, void **b) {
     *b = t;
 }
 
-static sc_status run_residual(const sc_vae_net *t, const sc_vae_layer *l, sc_vae_state *s, sc_vae_flow *f, sc_error *err) {
-    const size_t pixels = (size_t)f->n * (size_t)f->h * (size_t)f->w;
-    const void *through = f->x;
-    void *out;
+static sc_status run_residual(const sc_vae_net *t, int i, sc_vae_state *s, sc_vae_flow *f, sc_error *err) {
+    const sc_vae_layer *l = &t->layer[i];
+    sc_channel_norm_args norm = {.out = f->b, .gamma = l->gamma[1], .silu = true};
     sc_status rc;
 
-    TRY(sc_vae_run_norm(t, f->x, f->a, l->gamma[0], pixels, l->in, true, err));
-    TRY(sc_vae_run_conv(t, &l->conv[0], s, f->a, NULL, f->b, f->n, f->h, f->w, 1, err));
-    TRY(sc_vae_run_norm(t, f->b, f->a, l->gamma[1], pixels, l->out, true, err));
-    out = f->b;
-    if (l->conv[2].w) { /* b carries x in the new width, and x's own place is free for the sum */
-        TRY(t->dev->ops->conv(t->dev, &(sc_conv_args){.w = l->conv[2].w, .x = f->x, .out = f->b, .n = f->n, .h = f->h, .w_px = f->w}, err));
-        through = f->b;
-        out = f->x;
+    TRY(sc_vae_run_conv(t, &l->conv[0], s, (sc_conv3_args){.x = f->a, .n = f->n, .h = f->h, .w_px = f->w, .then = &norm}, err));
+    if (l->conv[2].w) { /* x goes on in the new width, and its place is free for the norm */
+        TRY(t->dev->ops->conv(t->dev, &(sc_conv_args){.w = l->conv[2].w, .x = f->x, .out = f->a, .n = f->n, .h = f->h, .w_px = f->w}, err));
+        swap(&f->x, &f->a);
     }
-    TRY(sc_vae_run_conv(t, &l->conv[1], s, f->a, through, out, f->n, f->h, f->w, 1, err));
-    if (out == f->b) swap(&f->x, &f->b);
     f->c = l->out;
+    const sc_channel_norm_args *then = ahead(t, i + 1, f->a, &norm);
+    TRY(sc_vae_run_conv(t, &l->conv[1], s, (sc_conv3_args){.x = f->b, .residual = f->x, .out = i + 1 < t->layers ? f->x : NULL, .n = f->n, .h = f->h, .w_px = f->w, .then = then},
+                        err));
+    f->normed = then;
 cleanup:
     return rc;
 }
@@ -307,29 +325,34 @@ static sc_status run_attention(const sc_vae_net *t, const sc_vae_layer *l, sc_va
     const int pixels = f->h * f->w;
     sc_status rc;
 
-    TRY(sc_vae_run_norm(t, f->x, f->a, l->gamma[0], (size_t)f->n * (size_t)pixels, l->in, false, err));
     TRY(ops->conv(t->dev, &(sc_conv_args){.w = l->conv[0].w, .x = f->a, .out = f->b, .n = f->n, .h = f->h, .w_px = f->w}, err));
     TRY(ops->frame_attention(t->dev, &(sc_frame_attention_args){.qkv = f->b, .out = f->a, .n = f->n, .pixels = pixels, .ch = l->in}, err));
     TRY(ops->conv(t->dev, &(sc_conv_args){.w = l->conv[1].w, .x = f->a, .residual = f->x, .out = f->b, .n = f->n, .h = f->h, .w_px = f->w}, err));
     swap(&f->x, &f->b);
+    f->normed = false;
 cleanup:
     return rc;
 }
 
 /* The first frame of a stream is not doubled, and the doubling does not remember it: the second sees zeros. */
-static sc_status run_up(const sc_vae_net *t, const sc_vae_layer *l, sc_vae_state *s, sc_vae_flow *f, sc_error *err) {
+static sc_status run_up(const sc_vae_net *t, int i, sc_vae_state *s, sc_vae_flow *f, sc_error *err) {
+    const sc_vae_layer *l = &t->layer[i];
+    sc_channel_norm_args norm;
     sc_status rc;
 
     if (l->conv[0].w && s->started) {
-        TRY(sc_vae_run_conv(t, &l->conv[0], s, f->x, NULL, f->a, f->n, f->h, f->w, 2, err));
+        TRY(sc_vae_run_conv(t, &l->conv[0], s, (sc_conv3_args){.x = f->x, .out = f->a, .n = f->n, .h = f->h, .w_px = f->w, .split = 2}, err));
         swap(&f->x, &f->a);
         f->n *= 2;
     }
-    TRY(t->dev->ops->conv(t->dev, &(sc_conv_args){.w = l->conv[1].w, .x = f->x, .out = f->a, .n = f->n, .h = f->h, .w_px = f->w, .upsample = true}, err));
+    const sc_channel_norm_args *then = ahead(t, i + 1, f->b, &norm);
+    TRY(t->dev->ops->conv3(t->dev, &(sc_conv3_args){.w = l->conv[1].w, .x = f->x, .out = f->a, .n = f->n, .h = f->h, .w_px = f->w, .upsample = true, .then = then}, err));
     swap(&f->x, &f->a);
+    swap(&f->a, &f->b);
     f->h *= 2;
     f->w *= 2;
     f->c = l->out;
+    f->normed = then;
 cleanup:
     return rc;
 }
@@ -346,7 +369,7 @@ static sc_status run_down(const sc_vae_net *t, const sc_vae_layer *l, sc_vae_sta
     if (!s->started) {
         TRY(remember(t, s, l->conv[1].cache, f->x, f->n, err));
     } else {
-        TRY(sc_vae_run_conv(t, &l->conv[1], s, f->x, NULL, f->a, f->n, f->h, f->w, 1, err));
+        TRY(sc_vae_run_conv(t, &l->conv[1], s, (sc_conv3_args){.x = f->x, .out = f->a, .n = f->n, .h = f->h, .w_px = f->w}, err));
         swap(&f->x, &f->a);
         f->n /= 2;
     }
@@ -354,12 +377,21 @@ cleanup:
     return rc;
 }
 
-sc_status sc_vae_run_layer(const sc_vae_net *t, const sc_vae_layer *l, sc_vae_state *s, sc_vae_flow *f, sc_error *err) {
+sc_status sc_vae_run_layer(const sc_vae_net *t, int i, sc_vae_state *s, sc_vae_flow *f, sc_error *err) {
+    const sc_vae_layer *l = &t->layer[i];
+    const sc_status rc = run_norm(t, i, f, err);
+
+    if (rc) return rc;
     switch (l->kind) {
-    case SC_VAE_RESIDUAL: return run_residual(t, l, s, f, err);
+    case SC_VAE_RESIDUAL: return run_residual(t, i, s, f, err);
     case SC_VAE_ATTENTION: return run_attention(t, l, f, err);
-    case SC_VAE_UP: return run_up(t, l, s, f, err);
+    case SC_VAE_UP: return run_up(t, i, s, f, err);
     case SC_VAE_DOWN: return run_down(t, l, s, f, err);
     }
     return SC_OK;
+}
+
+sc_status sc_vae_run_head(const sc_vae_net *t, sc_vae_state *s, sc_vae_flow *f, sc_error *err) {
+    const sc_status rc = run_norm(t, t->layers, f, err);
+    return rc ? rc : sc_vae_run_conv(t, &t->head, s, (sc_conv3_args){.x = f->a, .out = f->b, .n = f->n, .h = f->h, .w_px = f->w}, err);
 }

@@ -45,10 +45,12 @@ struct sc_vae_state {
     bool started;
 };
 
-/* What goes from layer to layer: x and two free buffers. */
+/* What goes from layer to layer: x and two free buffers, of which a holds the norm of x that the next layer begins with when `normed`. x itself
+ * is not written by the last layer. */
 typedef struct {
     void *x, *a, *b;
     int n, h, w, c;
+    bool normed;
 } sc_vae_flow;
 
 /* SC_EINVAL when the device has not all operations of the Wan VAE. */
@@ -71,10 +73,9 @@ size_t sc_vae_net_state_bytes(const sc_vae_net *t);
 sc_status sc_vae_net_state(const sc_vae_net *t, sc_vae_state **out, sc_error *err);
 void sc_vae_net_state_free(const sc_vae_net *t, sc_vae_state *s);
 
-/* Running. conv: x [n][h][w] to out, and the cache moves on. */
-sc_status sc_vae_run_conv(const sc_vae_net *t, const sc_vae_conv *conv, sc_vae_state *s, const void *x, const void *residual, void *out, int n, int h, int w,
-                          int split, sc_error *err);
-sc_status sc_vae_run_norm(const sc_vae_net *t, const void *x, void *out, const float *gamma, size_t pixels, int ch, bool silu, sc_error *err);
-sc_status sc_vae_run_layer(const sc_vae_net *t, const sc_vae_layer *l, sc_vae_state *s, sc_vae_flow *f, sc_error *err);
+/* Running. conv: `args` without its filter and past, and the cache moves on. layer: the i-th. head: norm, SiLU and the last 3x3x3, to f->b. */
+sc_status sc_vae_run_conv(const sc_vae_net *t, const sc_vae_conv *conv, sc_vae_state *s, sc_conv3_args args, sc_error *err);
+sc_status sc_vae_run_layer(const sc_vae_net *t, int i, sc_vae_state *s, sc_vae_flow *f, sc_error *err);
+sc_status sc_vae_run_head(const sc_vae_net *t, sc_vae_state *s, sc_vae_flow *f, sc_error *err);
 
 #endif

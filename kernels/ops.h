@@ -55,7 +55,7 @@ typedef struct {
 
 /* Weight [out_ch][in_ch][size][size] (host), size 1 or 3, zero padding size/2, stride 1 or 2. bias [out_ch] or NULL.
  * in_ch counts both halves when the convolution sees a second input (`past`).
- * The last three fields are for conv3 alone, 0 everywhere else: with taps the weight is [out_ch][in_ch][taps][size][size]. */
+ * taps, time_stride and pad_end make a filter for conv3 alone and are 0 in all others: with taps the weight is [out_ch][in_ch][taps][size][size]. */
 typedef struct {
     int out_ch, in_ch, size, stride;
     bool has_past; /* channels [0, in_ch/2) see x, the rest see the frame before */
@@ -332,27 +332,31 @@ typedef struct {
 
 /* ---- decoder (Wan VAE): frames NHWC as above; a device may lack these operations, then the entry is NULL ------------------- */
 
-/* Causal convolution in time of n frames. y_i = conv(x[i - taps + 1 .. i]) + bias, the frames before x[0] being `past`
- * [taps - 1][h][w][in_ch], oldest first (NULL when taps is 1). Of these the ones with (i + 1) % time_stride = 0 are made, n /
- * time_stride in all. Then, per frame made, channel group k of `split` (0 = 1; more only with size 1) equal ones is a frame of its
- * own, the k-th, and residual is added: out act [n / time_stride * split][oh][ow][out_ch / split]; oh = h, or (h + 1) / 2 with stride 2. */
-typedef struct {
-    const sc_filter *w;
-    const void *x, *past;
-    const void *residual;  /* act, shape of out, or NULL */
-    void *out;
-    int n, h, w_px, split;
-} sc_conv3_args;
-
 /* out[i] = x[i] / max(|x[i]|, 1e-12) * sqrt(ch) * gamma, |.| the L2 norm over the channels of one pixel; then SiLU when `silu`. */
 typedef struct {
     const void *x;       /* act [rows][ch] */
-    void *out;           /* act [rows][ch], not x */
+    void *out;           /* act [rows][ch]; may be x */
     const float *gamma;  /* f32 [ch] */
     size_t rows;
     int ch;
     bool silu;
 } sc_channel_norm_args;
+
+/* Causal convolution in time of n frames. y_i = conv(x[i - taps + 1 .. i]) + bias, the frames before x[0] being `past`
+ * [taps - 1][h][w][in_ch], oldest first (NULL when taps is 1). Of these the ones with (i + 1) % time_stride = 0 are made, n /
+ * time_stride in all. Then, per frame made, channel group k of `split` (0 = 1; more only with size 1) equal ones is a frame of its
+ * own, the k-th, and residual is added: out act [n / time_stride * split][oh][ow][out_ch / split]; oh = h, or (h + 1) / 2 with stride 2.
+ * upsample, only with taps 1, size 3 and neither stride nor residual: the pictures are those of x doubled in both directions by nearest
+ * neighbour, oh = 2 h. `then` is the norm that follows, as if channel_norm had been called next: its x is out, its rows and ch are out's. */
+typedef struct {
+    const sc_filter *w;
+    const void *x, *past;
+    const void *residual;  /* act, shape of out, or NULL; may be out */
+    void *out;             /* act; may be NULL with `then`: nobody else reads it */
+    int n, h, w_px, split;
+    bool upsample;
+    const sc_channel_norm_args *then; /* or NULL; then->out overlaps none of x, past, residual and out */
+} sc_conv3_args;
 
 /* Attention inside each of n frames, one head: out = softmax(q k^T / sqrt(ch)) v over the frame's `pixels`. */
 typedef struct {

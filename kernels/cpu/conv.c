@@ -360,14 +360,17 @@ sc_status sc_fast_conv(sc_device *dev, const sc_conv_args *a, sc_error *err) {
 
 sc_status sc_fast_conv3(sc_device *dev, const sc_conv3_args *a, sc_error *err) {
     const sc_filter *f = a->w;
-    const int split = a->split ? a->split : 1;
+    const int split = a->split ? a->split : 1, oh = sc_conv_out(a->h, a->upsample, f->stride), ow = sc_conv_out(a->w_px, a->upsample, f->stride), made = a->n / f->time_stride;
+    void *const out = a->out ? a->out : a->then->out;
     assert((f->taps == 1 || a->past) && f->out_ch % split == 0 && !f->has_past);
     assert(split == 1 || f->size == 1);
-    if (f->wino)
-        return wino_conv(dev, &(sc_conv_args){.w = f, .x = a->x, .past = a->past, .residual = a->residual, .out = a->out, .n = a->n, .h = a->h, .w_px = a->w_px}, err);
-    return run_direct(dev, &(direct_job){.f = f, .x = a->x, .past = a->past, .residual = a->residual, .out = a->out, .h = a->h, .w = a->w_px,
-                                         .oh = sc_conv_out(a->h, false, f->stride), .ow = sc_conv_out(a->w_px, false, f->stride), .grow = split, .pool = 1,
-                                         .keep = f->time_stride}, a->n / f->time_stride, err);
+    const sc_status rc = f->wino ? wino_conv(dev, &(sc_conv_args){.w = f, .x = a->x, .past = a->past, .residual = a->residual, .out = out, .n = a->n, .h = a->h,
+                                                                  .w_px = a->w_px, .upsample = a->upsample}, err)
+                                 : run_direct(dev, &(direct_job){.f = f, .x = a->x, .past = a->past, .residual = a->residual, .out = out, .h = a->h, .w = a->w_px,
+                                                                 .up = a->upsample, .oh = oh, .ow = ow, .grow = split, .pool = 1, .keep = f->time_stride}, made, err);
+    if (rc || !a->then) return rc;
+    return sc_fast_channel_norm(dev, &(sc_channel_norm_args){out, a->then->out, a->then->gamma, (size_t)(made * split) * (size_t)oh * (size_t)ow, f->out_ch / split,
+                                                             a->then->silu}, err);
 }
 
 sc_status sc_fast_grow(sc_device *dev, const sc_grow_args *a, sc_error *err) {

@@ -1,13 +1,14 @@
 /* conv3.cu - convolutions that see several frames: their weights packed, arguments checked and flattened, the kernel chosen.
  *
- * conv3.cuh (wgmma) takes 3x3x3 and 3x1x1 without strides and with a multiple of 8 input channels on a card of compute capability 9.0, of
- * these conv3_narrow.cuh 3x3x3 from at most SC_NARROW3_IN to at most 3 channels;
- * conv3_mma.cuh takes everything else and everything when mma.sync is forced. Filters of one frame without a stride in time are filter.cu's,
- * and conv.cu multiplies them.
+ * conv3.cuh (wgmma) takes 3x3x3, 3x1x1 and 3x3 of doubled pictures without strides on a card of compute capability 9.0 where channels
+ * come in multiples of 8 (out of a doubling or a split of 32), conv3_narrow.cuh 3x3x3 from at most SC_NARROW3_IN to at most 3 channels;
+ * conv3_mma.cuh takes everything else and everything when mma.sync is forced. A norm that follows is made by the convolution where
+ * conv3.cuh has all channels of a pixel in one tile, by channel_norm otherwise.
  *
  * Packed weights, act type, zeros where padded:
  *   wide   conv3.cuh:     [frame][slab of 16 kk channels][tap][out padded to 16][16 kk], kk 1 for 3x3, 4 for 1x1, swizzled as it stands in
  *                         shared memory
+ *   phases conv3.cuh, doubled pictures: [parity][slab of 32][2 x 2 taps][out padded to 16][32], sums of the 3x3 weights, swizzled likewise
  *   narrow conv3_narrow.cuh: [slab of 64][96][64], column = 32 (2 - frame) + 3 tap + output channel, swizzled likewise
  *   plain  conv3_mma.cuh: [frame][tap][in / 16][out padded to 64][16]
  * The width of a tile, NT channels, is chosen by the call: the one whose waves over the multiprocessors cost least.
@@ -15,11 +16,9 @@
 #include "kernels/cuda/conv3.cuh"
 #include "kernels/cuda/conv3_mma.cuh"
 #include "kernels/cuda/conv3_narrow.cuh"
-#include "kernels/cuda/conv_mma.cuh"
 #include "kernels/cuda/filter.h"
 
 #include <assert.h>
-#include <limits.h>
 #include <stdlib.h>
 
 using namespace sc;
@@ -34,8 +33,8 @@ static uint16_t bits(float f, sc_dtype act) {
 static int padded(int n, int to) { return (n + to - 1) / to * to; }
 
 /* w [out][in][frames][taps] to [frame][slab][tap][out padded][pieces of 8]; returns the elements, writes none when `to` is NULL. */
-static size_t pack_wide(uint16_t *to, const sc_filter *f, const float *w, sc_dtype act) {
-    const int taps = f->size * f->size, pieces = taps == 9 ? 2 : 8, slabs = (f->in_ch + pieces * 8 - 1) / (pieces * 8), oc = padded(f->out_ch, 16);
+static size_t pack_steps(uint16_t *to, const sc_filter *f, const float *w, int taps, int pieces, sc_dtype act) {
+    const int slabs = (f->in_ch + pieces * 8 - 1) / (pieces * 8), oc = padded(f->out_ch, 16);
     for (int o = 0; to && o < f->out_ch; o++)
         for (int i = 0; i < f->in_ch; i++)
             for (int t = 0; t < f->taps; t++)
@@ -45,6 +44,30 @@ static size_t pack_wide(uint16_t *to, const sc_filter *f, const float *w, sc_dty
                     to[(((step * taps + tap) * oc + o) * pieces + piece) * 8 + i % 8] = bits(w[(((size_t)o * f->in_ch + i) * f->taps + t) * taps + tap], act);
                 }
     return (size_t)f->taps * slabs * taps * pieces * oc * 8;
+}
+
+static size_t pack_wide(uint16_t *to, const sc_filter *f, const float *w, sc_dtype act) {
+    return f->size == 3 ? pack_steps(to, f, w, 9, 2, act) : pack_steps(to, f, w, 1, 8, act);
+}
+
+/* Row r of the 2 x 2 weights of a parity meets rows first .. last of the 3 x 3: {0}, {1, 2} for parity 0, {0, 1}, {2} for 1. Columns likewise. */
+static size_t pack_phases(uint16_t *to, const sc_filter *f, const float *w, sc_dtype act) {
+    const size_t pairs = (size_t)f->out_ch * f->in_ch, each = pack_steps(NULL, f, NULL, 4, 4, act);
+    float *sums = to ? (float *)malloc(pairs * 4 * sizeof *sums) : NULL;
+    if (to && !sums) return 0;
+    for (int phase = 0; to && phase < 4; phase++) {
+        for (size_t p = 0; p < pairs; p++)
+            for (int t = 0; t < 4; t++) {
+                const int py = phase / 2, px = phase % 2;
+                float sum = 0;
+                for (int y = t / 2 ? 1 + py : 0; y <= (t / 2 ? 2 : py); y++)
+                    for (int x = t % 2 ? 1 + px : 0; x <= (t % 2 ? 2 : px); x++) sum += w[p * 9 + y * 3 + x];
+                sums[p * 4 + t] = sum;
+            }
+        pack_steps(to + phase * each, f, sums, 4, 4, act);
+    }
+    free(sums);
+    return 4 * each;
 }
 
 /* Piece p of the 8 channels of a column's row stands at p ^ column % 8. */
@@ -68,14 +91,14 @@ static size_t pack_plain(uint16_t *to, const sc_filter *f, const float *w, sc_dt
     return (size_t)f->taps * taps * slabs * oc * 16;
 }
 
+/* 0: no memory. */
 typedef size_t pack(uint16_t *to, const sc_filter *f, const float *w, sc_dtype act);
 
 static cudaError_t pack_and_place(struct sc_cuda *c, void **to, pack *form, const sc_filter *f, const float *w) {
     const size_t count = form(NULL, f, w, c->base.act);
     uint16_t *packed = (uint16_t *)calloc(count, 2);
     if (!packed) return cudaErrorMemoryAllocation;
-    form(packed, f, w, c->base.act);
-    cudaError_t e = cudaMalloc(to, count * 2);
+    cudaError_t e = form(packed, f, w, c->base.act) ? cudaMalloc(to, count * 2) : cudaErrorMemoryAllocation;
     if (e == cudaSuccess) e = cudaMemcpyAsync(*to, packed, count * 2, cudaMemcpyHostToDevice, c->stream);
     if (e == cudaSuccess) e = cudaStreamSynchronize(c->stream);
     free(packed);
@@ -103,6 +126,7 @@ extern "C" sc_status sc_cuda_filter3_create(sc_device *dev, sc_filter **out, con
     if (e == cudaSuccess) e = pack_and_place(c, &f->plain, pack_plain, f, w);
     if (e == cudaSuccess && c->cc_major == 9 && d->stride == 1 && f->time_stride == 1 && !d->pad_end && d->in_ch % 8 == 0)
         e = pack_and_place(c, &f->wide, pack_wide, f, w);
+    if (e == cudaSuccess && f->wide && times == 1 && d->size == 3) e = pack_and_place(c, &f->phases, pack_phases, f, w);
     if (e == cudaSuccess && f->wide && times == 3 && d->size == 3 && d->out_ch <= SC_NARROW_CHANNELS && d->in_ch <= SC_NARROW3_IN)
         e = pack_and_place(c, &f->narrow, pack_narrow, f, w);
     if (e == cudaSuccess) {
@@ -119,79 +143,77 @@ cleanup:
 
 /* ---- the operation ------------------------------------------------------------------------------------------------------ */
 
-/* Time of a convolution with tiles of `nt` channels x 128 mt pixels, in units of one product: waves times a CTA's share. */
+/* Time of a convolution with tiles of `nt` channels x 128 mt pixels, in units of one column of a product: waves times a CTA's share. */
 static long cost(const conv3_args &a, int mt, int nt, int sm_count) {
     const long tiles = (long)((a.w + 15) / 16) * ((a.h + 8 * mt - 1) / (8 * mt)) * a.frames * ((a.oc + nt - 1) / nt);
-    return (tiles + sm_count - 1) / sm_count * mt * (nt + 8); /* 8: what the epilogue and the ends of a tile come to */
+    return (tiles + sm_count - 1) / sm_count * mt * (nt + 30); /* 30: measured, what a product costs over its columns */
 }
 
-template <class T> static bool launch_wide(const conv3_args &a, int size, int sm_count, cudaStream_t stream) {
+/* Channels of the narrowest tile that has all, whatever the number of frames: so a pixel's norm is one sum, the same in any call. */
+static int norm_columns(int oc) { return oc <= 96 ? 96 : oc <= 128 ? 128 : oc <= 192 ? 192 : 0; }
+
+template <class T> static bool launch_wide(const conv3_args &a, int size, bool upsample, int sm_count, cudaStream_t stream) {
     if (size == 1) return conv3_launch<T, 1, 4, 2, 192>(a, sm_count, stream);
-    const long c192 = cost(a, 2, 192, sm_count), c128 = cost(a, 2, 128, sm_count), c96 = cost(a, 4, 96, sm_count);
-    if (a.oc <= 16) return conv3_launch<T, 9, 1, 4, 16>(a, sm_count, stream);
-    if (c192 <= c128 && c192 <= c96) return conv3_launch<T, 9, 1, 2, 192>(a, sm_count, stream);
-    if (c128 <= c96) return conv3_launch<T, 9, 1, 2, 128>(a, sm_count, stream);
-    return conv3_launch<T, 9, 1, 4, 96>(a, sm_count, stream);
+    if (upsample) return a.oc <= 96 ? conv3_launch<T, 4, 2, 4, 96>(a, sm_count, stream) : conv3_launch<T, 4, 2, 2, 192>(a, sm_count, stream);
+    const long c192 = cost(a, 2, 192, sm_count), c128 = cost(a, 2, 128, sm_count), c96 = cost(a, 4, 96, sm_count), c384 = cost(a, 3, 128, sm_count);
+    const int columns = a.norm ? norm_columns(a.oc) : c192 <= c128 && c192 <= c96 && c192 <= c384 ? 192 : c128 <= c96 || c384 <= c96 ? 128 : 96;
+    if (columns == 192) return conv3_launch<T, 9, 1, 2, 192>(a, sm_count, stream);
+    if (columns == 96) return conv3_launch<T, 9, 1, 4, 96>(a, sm_count, stream);
+    return c384 < c128 ? conv3_launch<T, 9, 1, 3, 128>(a, sm_count, stream) : conv3_launch<T, 9, 1, 2, 128>(a, sm_count, stream);
 }
 
 static bool aligned16(const void *a, const void *b, const void *c, const void *d) { return (((uintptr_t)a | (uintptr_t)b | (uintptr_t)c | (uintptr_t)d) & 15) == 0; }
 
-/* A filter of one frame: conv's or grow's, unless a residual is to be added to split channels. */
-static sc_status one_frame(sc_device *dev, const sc_conv3_args *a, sc_error *err) {
-    struct sc_cuda *c = (struct sc_cuda *)dev;
-    const sc_filter *f = a->w;
-    assert(f->sources == 1);
-    if (a->split <= 1) {
-        const sc_conv_args plain = {a->w, a->x, NULL, a->residual, a->out, a->n, a->h, a->w_px, false, false};
-        return sc_cuda_conv(dev, &plain, err);
-    }
-    if (!a->residual) {
-        const sc_grow_args grow = {a->w, a->x, a->out, a->n, a->h, a->w_px, a->split};
-        return sc_cuda_grow(dev, &grow, err);
-    }
-    conv_mma_args k = {};
-    k.x = a->x, k.residual = a->residual, k.out = a->out, k.weights = f->plain, k.bias = f->bias;
-    k.h = k.oh = a->h, k.w = k.ow = a->w_px, k.ch = k.in_ch = f->in_ch, k.oc = f->out_ch, k.size = 1, k.stride = 1, k.up = 1;
-    k.groups = a->split, k.group_ch = f->out_ch / a->split;
-    SC_ACT_CALL(dev->act, conv_mma_launch<T>(k, a->n, c->stream));
-    return sc_launched("conv3", err);
-}
-
 /* False: conv3_narrow.cuh does not take it, and nothing was launched. */
-static bool launch_narrow(struct sc_cuda *c, const sc_conv3_args *a, int frames) {
+static bool launch_narrow(struct sc_cuda *c, const sc_conv3_args *a, int frames, void *out) {
     const sc_filter *f = a->w;
     bool done = false;
     if (!f->narrow || c->force_mma || a->residual || !aligned16(a->x, a->past, NULL, NULL)) return false;
     conv3_narrow_args k = {};
-    k.out = a->out, k.weights = f->narrow, k.bias = f->bias, k.h = a->h, k.w = a->w_px, k.oc = f->out_ch, k.frames = frames;
+    k.out = out, k.weights = f->narrow, k.bias = f->bias, k.h = a->h, k.w = a->w_px, k.oc = f->out_ch, k.frames = frames;
     SC_ACT_CALL(c->base.act, done = conv3_narrow_launch<T>(c, k, a->x, a->past, f->in_ch));
+    return done;
+}
+
+/* The same of conv3.cuh. *normed: and the norm that follows has been made. */
+static bool launch_tiles(struct sc_cuda *c, const sc_conv3_args *a, int frames, void *out, bool *normed) {
+    const sc_filter *f = a->w;
+    const int split = a->split ? a->split : 1, oc = f->out_ch / split;
+    const void *weights = a->upsample ? f->phases : f->wide;
+    bool done = false;
+    if (!weights || c->force_mma || !aligned16(a->x, a->past, a->residual, out) || oc % (split > 1 || a->upsample ? 32 : 8) || (a->residual && split > 1)) return false;
+    conv3_args k = {};
+    k.x = a->x, k.past = a->past, k.residual = a->residual, k.out = out, k.weights = weights, k.bias = f->bias;
+    k.h = a->h, k.w = a->w_px, k.ch = f->in_ch, k.oc = f->out_ch, k.oc_padded = padded(f->out_ch, 16);
+    k.times = f->taps, k.frames = frames, k.split = split, k.group_ch = oc;
+    *normed = a->then && split == 1 && f->size == 3 && norm_columns(oc) && aligned16(a->then->out, NULL, NULL, NULL);
+    if (*normed) k.out = a->out, k.norm = a->then->out, k.gamma = a->then->gamma, k.silu = a->then->silu;
+    SC_ACT_CALL(c->base.act, done = launch_wide<T>(k, f->size, a->upsample, c->sm_count, c->stream));
     return done;
 }
 
 extern "C" sc_status sc_cuda_conv3(sc_device *dev, const sc_conv3_args *a, sc_error *err) {
     struct sc_cuda *c = (struct sc_cuda *)dev;
     const sc_filter *f = a->w;
-    const int split = a->split ? a->split : 1;
-    assert(f->out_ch % split == 0 && (split == 1 || f->size == 1));
-    if (!f->taps) return a->n < 1 ? SC_OK : one_frame(dev, a, err);
-    const int frames = a->n / f->time_stride;
-    assert(f->taps == 1 || a->past);
+    const int split = a->split ? a->split : 1, up = a->upsample ? 2 : 1, frames = f->taps ? a->n / f->time_stride : 0;
+    void *out = a->out ? a->out : a->then->out;
+    bool normed = false;
+    assert(f->taps && f->out_ch % split == 0 && (split == 1 || f->size == 1) && (f->taps == 1 || a->past));
+    assert(!a->upsample || (f->taps == 1 && f->size == 3 && f->stride == 1 && !f->pad_end && !a->residual));
     if (frames < 1) return SC_OK;
-    bool launched = split == 1 && launch_narrow(c, a, frames);
-    if (!launched && f->wide && !c->force_mma && aligned16(a->x, a->past, a->residual, a->out) && (size_t)a->h * a->w_px * f->in_ch < INT_MAX) {
-        conv3_args k = {};
-        k.x = a->x, k.past = a->past, k.residual = a->residual, k.out = a->out, k.weights = f->wide, k.bias = f->bias;
-        k.h = a->h, k.w = a->w_px, k.ch = f->in_ch, k.oc = f->out_ch, k.oc_padded = padded(f->out_ch, 16);
-        k.times = f->taps, k.frames = frames, k.split = split, k.group_ch = f->out_ch / split, k.vector = k.group_ch % 8 == 0;
-        SC_ACT_CALL(dev->act, launched = launch_wide<T>(k, f->size, c->sm_count, c->stream));
-    }
-    if (!launched) {
+    const int oh = (a->h * up - 1) / f->stride + 1, ow = (a->w_px * up - 1) / f->stride + 1;
+    const bool narrow = split == 1 && !a->upsample && launch_narrow(c, a, frames, out);
+    if (!narrow && !launch_tiles(c, a, frames, out, &normed)) {
         conv3_mma_args k = {};
-        k.x = a->x, k.past = a->past, k.residual = a->residual, k.out = a->out, k.weights = f->plain, k.bias = f->bias;
-        k.h = a->h, k.w = a->w_px, k.oh = (a->h - 1) / f->stride + 1, k.ow = (a->w_px - 1) / f->stride + 1, k.ch = f->in_ch, k.oc = f->out_ch;
-        k.size = f->size, k.stride = f->stride, k.pad = f->pad_end ? 0 : f->size / 2, k.times = f->taps, k.time_stride = f->time_stride;
+        normed = false;
+        k.x = a->x, k.past = a->past, k.residual = a->residual, k.out = out, k.weights = f->plain, k.bias = f->bias;
+        k.h = a->h, k.w = a->w_px, k.oh = oh, k.ow = ow, k.ch = f->in_ch, k.oc = f->out_ch;
+        k.size = f->size, k.stride = f->stride, k.up = up, k.pad = f->pad_end ? 0 : f->size / 2, k.times = f->taps, k.time_stride = f->time_stride;
         k.split = split, k.group_ch = f->out_ch / split;
         SC_ACT_CALL(dev->act, conv3_mma_launch<T>(k, frames, c->stream));
     }
-    return sc_launched("conv3", err);
+    const sc_status rc = sc_launched("conv3", err);
+    if (rc || !a->then || normed) return rc;
+    const sc_channel_norm_args norm = {out, a->then->out, a->then->gamma, (size_t)frames * split * oh * ow, f->out_ch / split, a->then->silu};
+    return sc_cuda_channel_norm(dev, &norm, err);
 }

@@ -1,4 +1,4 @@
-/* conv3.cuh - causal 3x3x3 and 3x1x1 convolutions of NHWC pictures as implicit GEMM on wgmma (sm_90a).
+/* conv3.cuh - causal 3x3x3 and 3x1x1 convolutions, and 3x3 of doubled pictures, NHWC, as implicit GEMM on wgmma (sm_90a).
  *
  * Roles. M = pixels (A), N = NT output channels (B), K = 16 input channels of one tap of one frame. Channels are N because 96 of them
  * are one and a half tiles of 64: as M a quarter of the work would be wasted. A CTA makes 2 * MT * 64 pixels: each of its two consumer
@@ -10,13 +10,21 @@
  * low bits of A / 128. That goes by address, not by row of a tile, so nine taps read the same pixels at shifted addresses and a
  * pixel is fetched 1.2 times instead of 9; eight rows meet eight different banks from any start.
  *
- * Order. Warpgroup 0 produces, running up to STAGES steps ahead and on into the next tile: weights by bulk copies, pictures by the tensor
- * copy (zeros outside), both counted by the full barrier. Consumers keep one group of products in flight and give a stage back when the
- * next group is under way. A residual comes last through the same ring, by cp.async, MT stages [2 * 64 pixels][NT], pitch + 16 bytes.
- * Epilogue: + bias + residual in f32, rounded once, transposed among the four threads of a quad to 16-byte stores.
+ * Doubling. For each of the four parities of the output pixel a 3x3 convolution of a picture doubled by nearest neighbour is a 2x2
+ * convolution of the small picture with sums of the weights, 4/9 of the products: TAPS 4, halo of one row and one column, a tile has a parity.
  *
- * Tiles: one CTA a multiprocessor, persistent; channels fastest, then frames, then the picture, so that the three frames that
- * neighbours in time share come from L2.
+ * Order. Warpgroup 0 produces, running up to STAGES steps ahead and on into the next tile: weights by bulk copies, all else by the tensor
+ * copy (zeros outside), counted by the full barrier. Consumers keep one group of products in flight and give a stage back when the
+ * next group is under way. A residual comes last through the same ring, MT stages [NT / 32][2 * 64 pixels][32 channels] swizzled by 64 bytes, asked
+ * for in L2 when the tile begins: all CTAs come to their ends together and would wait for memory there.
+ *
+ * Epilogue: + residual in f32, rounded once, by stmatrix to boxes of 2 rows of 8 pixels and 32 channels and out by the tensor copy, each warp by
+ * itself. Where a tile has all channels of its pixels, a quad has all of a pixel and makes the norm that follows, too (ops.h, `then`), from
+ * f32: the pictures of the finest levels are not read again for it, and not written where nobody else wants them.
+ * It is straight code over all accumulators and stands between the products of two tiles: what counts is how few instructions it has.
+ *
+ * Tiles: one CTA a multiprocessor, persistent; channels fastest, then parities, then frames, then the picture, so that the three frames
+ * that neighbours in time share come from L2.
  *
  * Bound: flops. Shared memory is read at (64 + NT) * 32 bytes a 64 x NT x 16 product of NT / 2 cycles: 85 % of its rate at NT = 96, to
  * which the stage's writes add 9 % (MT = 4). Wan VAE at 832x480, 12 frames: 36 TFLOP here. */
@@ -28,29 +36,34 @@
 
 namespace sc {
 
-enum { CONV3_THREADS = 384, CONV3_TILE_W = 16, CONV3_NT_MAX = 192, CONV3_SHARED_MAX = 227 * 1024 };
+enum { CONV3_THREADS = 384, CONV3_TILE_W = 16, CONV3_NT_MAX = 192, CONV3_SHARED_MAX = 227 * 1024,
+       CONV3_BOX = 2 * 8 * 64, CONV3_PATCH = 8 * 16 * 64 /* bytes of 32 channels: what a warp stores at once, and a patch of both warpgroups */ };
 
 struct conv3_args {
-    const void *x, *past, *residual;
-    void *out;
-    const void *weights;     /* [step][tap][oc_padded][16 KK], swizzled */
+    const void *x, *past, *residual; /* residual: not with a doubling or split */
+    void *out;               /* NULL: not wanted */
+    void *norm;              /* the norm of out, or NULL; only where a tile has all channels */
+    const float *gamma;      /* of the norm, [oc] */
+    const void *weights;     /* [parity][step][tap][oc_padded][16 KK], swizzled */
     const float *bias;       /* [oc_padded + CONV3_NT_MAX] */
     int h, w, ch, oc, oc_padded;
     int times, slabs;        /* frames an output sees, oldest first; steps of one of them. step = time * slabs + slab */
-    int frames, split, group_ch; /* frames made before the split; channel o goes to frame n * split + o / group_ch */
+    int frames, split, group_ch; /* frames made before the split; channel o goes to frame n * split + o / group_ch. group_ch: a multiple of
+                                  * 8, with a doubling or a split of 32 */
     int tiles_x, tiles_n, tiles;
-    bool vector;             /* 16-byte stores of 8 channels are possible */
+    bool silu;               /* behind the norm */
 };
 
 template <int TAPS, int KK, int MT, int NT> struct conv3_plan {
     enum {
-        HALO = TAPS == 9, ROWS = 8 * MT + 2 * HALO, COLS = CONV3_TILE_W + 2 * HALO, PIXELS = ROWS * COLS,
+        SIDE = TAPS == 9 ? 3 : TAPS == 4 ? 2 : 1, ROWS = 8 * MT + SIDE - 1, COLS = CONV3_TILE_W + SIDE - 1, PIXELS = ROWS * COLS, PHASES = TAPS == 4 ? 4 : 1,
         ROW = 32 * KK, PIECES = ROW / 16, PICTURE = (PIXELS * ROW + 1023) / 1024 * 1024, STAGE = (PICTURE + TAPS * NT * ROW + 1023) / 1024 * 1024,
-        FIT = (CONV3_SHARED_MAX - 256 - 1023) / STAGE, STAGES = FIT < 6 ? FIT : 6, PITCH = NT * 2 + 16, SHARED = STAGES * STAGE + 256 + 1023,
+        ROOM = CONV3_SHARED_MAX - 1023 - 1024 /* barriers */, FIT = (ROOM - 2 * 8 * CONV3_BOX) / STAGE, STAGES = FIT < 6 ? FIT : 6,
+        LEFT = (ROOM - STAGES * STAGE) / (8 * CONV3_BOX), BOXES = LEFT < 4 ? LEFT : 4 /* of a warp */, SHARED = STAGES * STAGE + 1024 + BOXES * 8 * CONV3_BOX + 1023,
         SWIZZLE = KK == 1 ? 3 : KK == 2 ? 2 : 1 /* as a descriptor says 32, 64, 128 bytes */
     };
     static_assert(STAGES >= 3, "a consumer holds two stages while copies land in the third");
-    static_assert(128 * PITCH <= STAGE, "the residual of two patches takes one stage");
+    static_assert(NT % 32 == 0 && NT / 32 * CONV3_PATCH <= STAGE && BOXES >= 2 && MT * NT / 32 <= 32 && TAPS <= 32, "a patch a stage, a lane a copy");
 };
 
 #if defined(__CUDA_ARCH_FEAT_SM90_ALL)
@@ -59,11 +72,6 @@ template <int TAPS, int KK, int MT, int NT> struct conv3_plan {
 
 /* d[64 pixels][N] += a . b, both in shared memory, K-major. */
 #define SC_CONV3_R8(i) "+f"(d[i]), "+f"(d[i + 1]), "+f"(d[i + 2]), "+f"(d[i + 3]), "+f"(d[i + 4]), "+f"(d[i + 5]), "+f"(d[i + 6]), "+f"(d[i + 7])
-#define SC_WGMMA_SS_16(type) \
-    asm volatile("wgmma.mma_async.sync.aligned.m64n16k16.f32." type "." type " {" \
-                 "%0,%1,%2,%3,%4,%5,%6,%7}, " \
-                 "%8, %9, 1, 1, 1, 0, 0;\n" \
-                 : SC_CONV3_R8(0) : "l"(a), "l"(b))
 #define SC_WGMMA_SS_32(type) \
     asm volatile("wgmma.mma_async.sync.aligned.m64n32k16.f32." type "." type " {" \
                  "%0,%1,%2,%3,%4,%5,%6,%7,%8,%9,%10,%11,%12,%13,%14,%15}, " \
@@ -96,7 +104,6 @@ template <int TAPS, int KK, int MT, int NT> struct conv3_plan {
     __device__ __forceinline__ void conv3_product(float (&d)[n / 2], uint64_t a, uint64_t b, __half) { SC_WGMMA_SS_##n("f16"); }         \
     __device__ __forceinline__ void conv3_product(float (&d)[n / 2], uint64_t a, uint64_t b, __nv_bfloat16) { SC_WGMMA_SS_##n("bf16"); }
 #ifdef SC_CONV3_WGMMA
-SC_CONV3_PRODUCT(16)
 SC_CONV3_PRODUCT(32)
 SC_CONV3_PRODUCT(96)
 SC_CONV3_PRODUCT(128)
@@ -115,44 +122,55 @@ __device__ __forceinline__ void picture_copy(uint32_t to, const CUtensorMap *map
                  "r"(y), "r"(frame), "r"(bar) : "memory");
 }
 
-/* The barrier counts this thread once its copies by cp.async have landed. */
-__device__ __forceinline__ void arrive_when_copied(uint32_t bar) {
-    asm volatile("cp.async.mbarrier.arrive.noinc.shared::cta.b64 [%0];" ::"r"(bar) : "memory");
+/* The same box to L2. */
+__device__ __forceinline__ void picture_prefetch(const CUtensorMap *map, int c, int x, int y, int frame) {
+    asm volatile("cp.async.bulk.prefetch.tensor.4d.L2.global [%0, {%1, %2, %3, %4}];" ::"l"(map), "r"(c), "r"(x), "r"(y), "r"(frame) : "memory");
 }
 
-/* Four words of each of four neighbouring threads: word k of thread q becomes word q of thread k. */
-__device__ __forceinline__ void quad_transpose(uint32_t (&u)[4], int q) {
-#pragma unroll
-    for (int bit = 1; bit < 4; bit *= 2)
-#pragma unroll
-        for (int i = 0; i < 4; i++) {
-            if (i & bit) continue;
-            const uint32_t got = __shfl_xor_sync(0xffffffffu, q & bit ? u[i] : u[i + bit], bit);
-            if (q & bit) u[i] = got;
-            else u[i + bit] = got;
-        }
+/* The other way, from shared memory: axes channel, column, parity of the row, row, frame. Places outside are left out. */
+__device__ __forceinline__ void box_store(const CUtensorMap *map, uint32_t from, int c, int x, int parity, int y, int frame) {
+    asm volatile("cp.async.bulk.tensor.5d.global.shared::cta.bulk_group [%0, {%1, %2, %3, %4, %5}], [%6];\ncp.async.bulk.commit_group;" ::"l"(map), "r"(c), "r"(x),
+                 "r"(parity), "r"(y), "r"(frame), "r"(from) : "memory");
+}
+/* All but the last LEFT of this thread's stores have read shared memory. */
+template <int LEFT> __device__ __forceinline__ void stores_read() { asm volatile("cp.async.bulk.wait_group.read %0;" ::"n"(LEFT) : "memory"); }
+
+__device__ __forceinline__ void stmatrix4(uint32_t at, const uint32_t (&u)[4]) {
+    asm volatile("stmatrix.sync.aligned.m8n8.x4.shared.b16 [%0], {%1,%2,%3,%4};" ::"r"(at), "r"(u[0]), "r"(u[1]), "r"(u[2]), "r"(u[3]) : "memory");
+}
+
+/* a / (1 + exp(-a)) and the same of b, where the epilogue waits for the special unit: in f16 with one division for both (below -41 the quotient is off by
+ * less than 1e-16), in bf16 as a/2 + a/2 tanh(a/2), one operation of that unit, off by at most |a| 2^-12 where rounding takes 2^-9 of the larger. */
+__device__ __forceinline__ float2 silu2(float a, float b, __half) {
+    const float p = 1.0f + hopper::exp2_fast(fminf(a * -1.44269504f, 60.0f)), q = 1.0f + hopper::exp2_fast(fminf(b * -1.44269504f, 60.0f));
+    const float r = __fdividef(1.0f, p * q);
+    return make_float2(a * q * r, b * p * r);
+}
+__device__ __forceinline__ float2 silu2(float a, float b, __nv_bfloat16) {
+    float s, t;
+    a *= 0.5f, b *= 0.5f;
+    asm("tanh.approx.f32 %0, %1;" : "=f"(s) : "f"(a));
+    asm("tanh.approx.f32 %0, %1;" : "=f"(t) : "f"(b));
+    return make_float2(a + a * s, b + b * t);
 }
 
 struct conv3_tile {
-    int n0, frame, y0, x0;
-    __device__ __forceinline__ conv3_tile(const conv3_args &a, int tile, int nt, int rows) {
-        const int r = tile / a.tiles_n, place = r / a.frames;
-        n0 = tile % a.tiles_n * nt, frame = r % a.frames;
-        x0 = place % a.tiles_x * CONV3_TILE_W, y0 = place / a.tiles_x * rows;
+    int n0, phase, frame, y0, x0;
+    __device__ __forceinline__ conv3_tile(const conv3_args &a, int tile, int nt, int rows, int phases) {
+        int r = tile / a.tiles_n;
+        n0 = tile % a.tiles_n * nt;
+        phase = r % phases, r /= phases;
+        frame = r % a.frames, r /= a.frames;
+        x0 = r % a.tiles_x * CONV3_TILE_W, y0 = r / a.tiles_x * rows;
     }
 };
 
-/* Where channel o of pixel `pixel` of a frame stands in out and residual. */
-__device__ __forceinline__ size_t conv3_place(const conv3_args &a, int frame, int pixel, int o) {
-    if (a.split == 1) return ((size_t)frame * a.h * a.w + pixel) * a.oc + o;
-    const int k = o / a.group_ch;
-    return ((size_t)(frame * a.split + k) * a.h * a.w + pixel) * a.group_ch + (o - k * a.group_ch);
-}
-
+/* One warp. */
 template <class T, int TAPS, int KK, int MT, int NT>
-__device__ __forceinline__ void conv3_produce(const conv3_args &a, const CUtensorMap *x, const CUtensorMap *past, uint32_t base, uint32_t full, uint32_t empty) {
+__device__ __forceinline__ void conv3_produce(const conv3_args &a, const CUtensorMap *x, const CUtensorMap *past, const CUtensorMap *rest, uint32_t base, uint32_t full, uint32_t empty) {
     using P = conv3_plan<TAPS, KK, MT, NT>;
-    const int tid = threadIdx.x, steps = a.times * a.slabs;
+    enum { PARTS = NT / 32 };
+    const int lane = threadIdx.x, steps = a.times * a.slabs;
     int stage = 0;
     uint32_t parity = 1; /* the first round finds all stages empty */
 
@@ -160,46 +178,41 @@ __device__ __forceinline__ void conv3_produce(const conv3_args &a, const CUtenso
         if (++stage == P::STAGES) stage = 0, parity ^= 1;
     };
     for (int tile = blockIdx.x; tile < a.tiles; tile += gridDim.x) {
-        const conv3_tile at(a, tile, NT, 8 * MT);
-        const int columns = min(NT, a.oc_padded - at.n0);
+        const conv3_tile at(a, tile, NT, 8 * MT, P::PHASES);
+        const int columns = min(NT, a.oc_padded - at.n0), left = at.x0 - P::SIDE / 2 + (TAPS == 4 ? at.phase % 2 : 0), top = at.y0 - P::SIDE / 2 + (TAPS == 4 ? at.phase / 2 : 0);
+        const T *weights = (const T *)a.weights + ((size_t)at.phase * steps * TAPS * a.oc_padded + at.n0) * 16 * KK;
         for (int step = 0; step < steps; step++) {
             const uint32_t to = base + stage * P::STAGE, bar = full + 8 * stage;
             hopper::barrier_wait(empty + 8 * stage, parity);
-            if (tid < 32) {
-                if (tid == 0) {
-                    const int time = step / a.slabs, from = at.frame - (a.times - 1) + time;
-                    hopper::barrier_expect(bar, TAPS * columns * P::ROW + P::PIXELS * P::ROW);
-                    picture_copy(to, from >= 0 ? x : past, (step - time * a.slabs) * 16 * KK, at.x0 - P::HALO, at.y0 - P::HALO, from >= 0 ? from : from + a.times - 1, bar);
-                }
-                __syncwarp();
-                if (tid < TAPS)
-                    hopper::copy_1d(to + P::PICTURE + tid * NT * P::ROW, (const T *)a.weights + ((size_t)(step * TAPS + tid) * a.oc_padded + at.n0) * 16 * KK, columns * P::ROW, bar);
+            if (lane == 0) {
+                const int time = step / a.slabs, from = at.frame - (a.times - 1) + time;
+                hopper::barrier_expect(bar, TAPS * columns * P::ROW + P::PIXELS * P::ROW);
+                picture_copy(to, from >= 0 ? x : past, (step - time * a.slabs) * 16 * KK, left, top, from >= 0 ? from : from + a.times - 1, bar);
             }
-            hopper::barrier_arrive(bar, 1);
+            __syncwarp();
+            if (lane < TAPS) hopper::copy_1d(to + P::PICTURE + lane * NT * P::ROW, weights + (size_t)(step * TAPS + lane) * a.oc_padded * 16 * KK, columns * P::ROW, bar);
+            if (step == 0 && a.residual && lane < MT * PARTS) picture_prefetch(rest, at.n0 + lane % PARTS * 32, at.x0, at.y0 + lane / PARTS * 8, at.frame);
             advance();
         }
-        for (int patch = 0; patch < MT && a.residual && a.vector; patch++) {
-            const uint32_t to = base + stage * P::STAGE, bar = full + 8 * stage;
+        for (int patch = 0; patch < MT && a.residual; patch++) {
+            const uint32_t bar = full + 8 * stage;
             hopper::barrier_wait(empty + 8 * stage, parity);
-            if (tid == 0) hopper::barrier_arrive(bar, 1);
-            for (int i = tid; i < 128 * NT / 8; i += 128) {
-                const int p = i / (NT / 8), part = i % (NT / 8), y = at.y0 + patch * 8 + p % 64 / 8, x0 = at.x0 + p / 64 * 8 + p % 8, o = at.n0 + part * 8;
-                const bool in = y < a.h && x0 < a.w && o < a.oc;
-                copy16_async(to + p * P::PITCH + part * 16, (const T *)a.residual + (in ? conv3_place(a, at.frame, y * a.w + x0, o) : 0), in ? 16 : 0);
-            }
-            arrive_when_copied(bar);
+            if (lane == 0) hopper::barrier_expect(bar, PARTS * CONV3_PATCH);
+            __syncwarp();
+            if (lane < PARTS) picture_copy(base + stage * P::STAGE + lane * CONV3_PATCH, rest, at.n0 + lane * 32, at.x0, at.y0 + patch * 8, at.frame, bar);
             advance();
         }
     }
-    copy_wait<0>();
 }
 
 template <class T, int TAPS, int KK, int MT, int NT>
-__device__ __forceinline__ void conv3_consume(const conv3_args &a, const unsigned char *shared, uint32_t base, uint32_t full, uint32_t empty) {
+__device__ __forceinline__ void conv3_consume(const conv3_args &a, const CUtensorMap *out, const CUtensorMap *norm, uint32_t base, uint32_t full, uint32_t empty) {
 #ifdef SC_CONV3_WGMMA
     using P = conv3_plan<TAPS, KK, MT, NT>;
     const int group = threadIdx.x / 128 - 1, warp = threadIdx.x / 32 % 4, lane = threadIdx.x % 32, q = lane % 4, steps = a.times * a.slabs;
-    int stage = 0;
+    const uint32_t boxes = full + 1024 + (group * 4 + warp) * P::BOXES * CONV3_BOX;
+    const uint32_t row = lane % 8 * 64 + (lane / 8 ^ lane % 8 / 2) * 16; /* pixel lane % 8, piece lane / 8 of a box: the lane's row of four matrices */
+    int stage = 0, box = 0;
     uint32_t parity = 0;
     float d[MT][NT / 2];
 
@@ -207,12 +220,14 @@ __device__ __forceinline__ void conv3_consume(const conv3_args &a, const unsigne
         if (lane == 0) hopper::barrier_arrive(empty + 8 * s, 1);
     };
     for (int tile = blockIdx.x; tile < a.tiles; tile += gridDim.x) {
-        const conv3_tile at(a, tile, NT, 8 * MT);
+        const conv3_tile at(a, tile, NT, 8 * MT, P::PHASES);
         int previous = 0;
 #pragma unroll
-        for (int m = 0; m < MT; m++)
+        for (int j = 0; j < NT / 8; j++) {
+            const float2 bias = __ldg((const float2 *)(a.bias + at.n0 + j * 8 + q * 2));
 #pragma unroll
-            for (int i = 0; i < NT / 2; i++) d[m][i] = 0;
+            for (int i = 0; i < 2 * MT; i++) d[i / 2][4 * j + i % 2 * 2] = bias.x, d[i / 2][4 * j + i % 2 * 2 + 1] = bias.y;
+        }
         for (int step = 0; step < steps; step++) {
             const uint32_t from = base + stage * P::STAGE;
             const uint64_t pixels = conv3_descriptor(from + group * 8 * P::ROW, P::COLS * P::ROW, P::SWIZZLE);
@@ -225,7 +240,7 @@ __device__ __forceinline__ void conv3_consume(const conv3_args &a, const unsigne
                 for (int tap = 0; tap < TAPS; tap++)
 #pragma unroll
                     for (int m = 0; m < MT; m++) {
-                        const int pixel = ((TAPS == 9 ? tap / 3 : 0) + m * 8) * P::COLS + (TAPS == 9 ? tap % 3 : 0);
+                        const int pixel = (tap / P::SIDE + m * 8) * P::COLS + tap % P::SIDE;
                         conv3_product(d[m], pixels + pixel * P::PIECES + k * 2, weights + tap * NT * P::PIECES + k * 2, T());
                     }
             hopper::wgmma_commit();
@@ -241,73 +256,104 @@ __device__ __forceinline__ void conv3_consume(const conv3_args &a, const unsigne
 
         /* Accumulator: rows = pixels 16 * warp + lane / 4 (+ 8), that is picture rows 2 * warp (+ 1), column lane / 4; d[4j ..] = channels
          * 8j + 2q (+ 1) of the first row, then of the second. */
-        const int x = at.x0 + group * 8 + lane / 4;
 #pragma unroll
         for (int m = 0; m < MT; m++) {
-            const int y = at.y0 + m * 8 + warp * 2;
-            if (a.vector) {
-                const unsigned char *rest = shared + stage * P::STAGE + (group * 64 + warp * 16 + lane / 4) * P::PITCH + q * 4;
-                if (a.residual) hopper::barrier_wait(full + 8 * stage, parity);
+            auto put = [&](const CUtensorMap *to) {
 #pragma unroll
-                for (int j0 = 0; j0 < NT / 8; j0 += 4) {
-                    constexpr int LANES = NT / 8 < 4 ? NT / 8 : 4;
-                    float2 bias[4];
-#pragma unroll
-                    for (int j = 0; j < LANES; j++) bias[j] = __ldg((const float2 *)(a.bias + at.n0 + (j0 + j) * 8 + q * 2));
+                for (int part = 0; part < NT / 32; part++) {
+                    const uint32_t here = boxes + box * CONV3_BOX;
+                    int o = at.n0 + part * 32, frame = at.frame;
+                    if (o >= a.oc) break;
+                    if (lane == 0) stores_read<P::BOXES - 1>();
+                    __syncwarp();
 #pragma unroll
                     for (int e = 0; e < 2; e++) {
-                        uint32_t u[4] = {};
+                        uint32_t u[4];
 #pragma unroll
-                        for (int j = 0; j < LANES; j++) {
-                            float2 r = make_float2(0, 0);
-                            if (a.residual) r = unpack2<T>(*(const uint32_t *)(rest + e * 8 * P::PITCH + (j0 + j) * 16));
-                            u[j] = pack2<T>(d[m][4 * (j0 + j) + 2 * e] + bias[j].x + r.x, d[m][4 * (j0 + j) + 2 * e + 1] + bias[j].y + r.y);
-                        }
-                        quad_transpose(u, q);
-                        const int o = at.n0 + (j0 + q) * 8;
-                        if (y + e < a.h && x < a.w && o < a.oc && q < LANES)
-                            *(uint4 *)((T *)a.out + conv3_place(a, at.frame, (y + e) * a.w + x, o)) = make_uint4(u[0], u[1], u[2], u[3]);
+                        for (int k = 0; k < 4; k++) u[k] = pack2<T>(d[m][16 * part + 4 * k + 2 * e], d[m][16 * part + 4 * k + 2 * e + 1]);
+                        stmatrix4(here + e * (CONV3_BOX / 2) + row, u);
+                    }
+                    hopper::proxy_fence();
+                    __syncwarp();
+                    if (lane == 0) {
+                        if (a.split > 1) frame = frame * a.split + o / a.group_ch, o %= a.group_ch;
+                        box_store(to, here, o + at.phase % 2 * a.oc, at.x0 + group * 8, at.phase / 2, at.y0 + m * 8 + warp * 2, frame);
+                    }
+                    if (++box == P::BOXES) box = 0;
+                }
+            };
+            if (a.residual) {
+                const uint32_t rest = base + stage * P::STAGE + warp * 2 * 16 * 64 + group * 8 * 64 + row;
+                hopper::barrier_wait(full + 8 * stage, parity);
+#pragma unroll
+                for (int i = 0; i < NT / 16; i++) { /* 32 channels of a row */
+                    uint32_t u[4];
+                    ldmatrix4(u, rest + i / 2 * CONV3_PATCH + i % 2 * 16 * 64);
+#pragma unroll
+                    for (int k = 0; k < 4; k++) {
+                        const float2 r = unpack2<T>(u[k]);
+                        d[m][16 * (i / 2) + 4 * k + 2 * (i % 2)] += r.x, d[m][16 * (i / 2) + 4 * k + 2 * (i % 2) + 1] += r.y;
                     }
                 }
-                if (a.residual) {
-                    __syncwarp();
-                    give_back(stage);
-                    if (++stage == P::STAGES) stage = 0, parity ^= 1;
-                }
-            } else
+                __syncwarp();
+                give_back(stage);
+                if (++stage == P::STAGES) stage = 0, parity ^= 1;
+            }
+            if (a.out) put(out);
+            if (!a.norm) continue;
+            float sum[2] = {0, 0};
 #pragma unroll
-                for (int i = 0; i < NT / 2; i++) { /* few or odd numbers of channels */
-                    const int o = at.n0 + i / 4 * 8 + q * 2 + i % 2, row = y + i / 2 % 2;
-                    if (o >= a.oc || row >= a.h || x >= a.w) continue;
-                    const size_t to = conv3_place(a, at.frame, row * a.w + x, o);
-                    ((T *)a.out)[to] = from_float<T>(d[m][i] + a.bias[o] + (a.residual ? to_float(((const T *)a.residual)[to]) : 0.0f));
+            for (int j = 0; j < NT / 8; j++) {
+                if (j * 8 >= a.oc) break; /* not even zeros stand there */
+#pragma unroll
+                for (int i = 0; i < 4; i++) sum[i / 2] += d[m][4 * j + i] * d[m][4 * j + i];
+            }
+#pragma unroll
+            for (int e = 0; e < 2; e++) {
+                sum[e] += __shfl_xor_sync(0xffffffffu, sum[e], 1);
+                sum[e] += __shfl_xor_sync(0xffffffffu, sum[e], 2);
+                sum[e] = sqrtf((float)a.oc) / fmaxf(sqrtf(sum[e]), 1e-12f);
+            }
+#pragma unroll
+            for (int j = 0; j < NT / 8; j++) {
+                if (j * 8 >= a.oc) break;
+                const float2 gamma = __ldg((const float2 *)(a.gamma + j * 8 + q * 2));
+#pragma unroll
+                for (int e = 0; e < 2; e++) {
+                    float2 v = make_float2(d[m][4 * j + 2 * e] * sum[e] * gamma.x, d[m][4 * j + 2 * e + 1] * sum[e] * gamma.y);
+                    if (a.silu) v = silu2(v.x, v.y, T());
+                    d[m][4 * j + 2 * e] = v.x, d[m][4 * j + 2 * e + 1] = v.y;
                 }
+            }
+            put(norm);
         }
     }
+    if (lane == 0) stores_read<0>(); /* shared memory goes with the CTA */
 #endif
 }
 
-/* TAPS 9: 3x3 in the plane, 1: 1x1. Grid: one CTA a multiprocessor. */
+/* TAPS 9: 3x3 in the plane, 4: 2x2 of a parity of the doubled picture, 1: 1x1. Grid: one CTA a multiprocessor. */
 template <class T, int TAPS, int KK, int MT, int NT> __global__ static void __launch_bounds__(CONV3_THREADS, 1)
-conv3_kernel(const __grid_constant__ conv3_args a, const __grid_constant__ CUtensorMap x, const __grid_constant__ CUtensorMap past) {
+conv3_kernel(const __grid_constant__ conv3_args a, const __grid_constant__ CUtensorMap x, const __grid_constant__ CUtensorMap past, const __grid_constant__ CUtensorMap rest,
+             const __grid_constant__ CUtensorMap out, const __grid_constant__ CUtensorMap norm) {
 #ifdef SC_CONV3_WGMMA
     extern __shared__ __align__(1024) unsigned char conv3_shared[];
     using P = conv3_plan<TAPS, KK, MT, NT>;
     const uint32_t base = (shared_at(conv3_shared) + 1023) & ~1023u, full = base + P::STAGES * P::STAGE, empty = full + 8 * P::STAGES;
     if (threadIdx.x == 0) {
         for (int s = 0; s < P::STAGES; s++) {
-            hopper::barrier_init(full + 8 * s, 128 + 1); /* the producer's threads, and its first once more with the bytes to come */
-            hopper::barrier_init(empty + 8 * s, 8);      /* the consumers' warps */
+            hopper::barrier_init(full + 8 * s, 1);  /* the producer, with the bytes to come */
+            hopper::barrier_init(empty + 8 * s, 8); /* the consumers' warps */
         }
         hopper::barrier_init_fence();
     }
     __syncthreads();
     if (threadIdx.x < 128) {
         hopper::registers_shrink<40>();
-        conv3_produce<T, TAPS, KK, MT, NT>(a, &x, &past, base, full, empty);
+        if (threadIdx.x < 32) conv3_produce<T, TAPS, KK, MT, NT>(a, &x, &past, &rest, base, full, empty);
     } else {
         hopper::registers_grow<232>();
-        conv3_consume<T, TAPS, KK, MT, NT>(a, conv3_shared + (base - shared_at(conv3_shared)), base, full, empty);
+        conv3_consume<T, TAPS, KK, MT, NT>(a, &out, &norm, base, full, empty);
     }
 #endif
 }
@@ -320,17 +366,33 @@ template <class P> static bool conv3_map(CUtensorMap *map, const void *x, const 
     return sc_cuda_map(map, CU_TENSOR_MAP_DATA_TYPE_BFLOAT16, x, 4, size, box, swizzle, CU_TENSOR_MAP_L2_PROMOTION_L2_128B);
 }
 
+/* A residual in boxes of a patch's 32 channels. */
+static inline bool conv3_rest_map(CUtensorMap *map, const conv3_args &a) {
+    const cuuint64_t size[4] = {(cuuint64_t)a.oc, (cuuint64_t)a.w, (cuuint64_t)a.h, (cuuint64_t)a.frames};
+    const cuuint32_t box[4] = {32, CONV3_TILE_W, 8, 1};
+    return sc_cuda_map(map, CU_TENSOR_MAP_DATA_TYPE_BFLOAT16, a.residual, 4, size, box, CU_TENSOR_MAP_SWIZZLE_64B, CU_TENSOR_MAP_L2_PROMOTION_L2_128B);
+}
+
+/* What comes out, in boxes of a warp. A doubled picture's row holds the even and the odd pixel of a place one behind the other, and an even row
+ * stands before its odd one: [frames][h][2][w][2 oc]. */
+static inline bool conv3_out_map(CUtensorMap *map, const void *out, const conv3_args &a, int up) {
+    const cuuint64_t size[5] = {(cuuint64_t)(a.group_ch * up), (cuuint64_t)a.w, (cuuint64_t)up, (cuuint64_t)a.h, (cuuint64_t)a.frames * a.split};
+    const cuuint32_t box[5] = {32, 8, 1, 2, 1};
+    return !out || sc_cuda_map(map, CU_TENSOR_MAP_DATA_TYPE_BFLOAT16, out, 5, size, box, CU_TENSOR_MAP_SWIZZLE_64B, CU_TENSOR_MAP_L2_PROMOTION_NONE);
+}
+
 /* False: the driver takes no such pictures, and nothing was launched. */
 template <class T, int TAPS, int KK, int MT, int NT> static bool conv3_launch(conv3_args a, int sm_count, cudaStream_t stream) {
     using P = conv3_plan<TAPS, KK, MT, NT>;
     a.slabs = (a.ch + 16 * KK - 1) / (16 * KK);
     a.tiles_x = (a.w + CONV3_TILE_W - 1) / CONV3_TILE_W;
     a.tiles_n = (a.oc + NT - 1) / NT;
-    a.tiles = a.tiles_x * ((a.h + 8 * MT - 1) / (8 * MT)) * a.frames * a.tiles_n;
-    CUtensorMap x, past;
-    if (!conv3_map<P>(&x, a.x, a, a.frames) || !conv3_map<P>(&past, a.past, a, a.times - 1)) return false;
+    a.tiles = a.tiles_x * ((a.h + 8 * MT - 1) / (8 * MT)) * a.frames * P::PHASES * a.tiles_n;
+    CUtensorMap x, past = {}, rest = {}, out = {}, norm = {};
+    if (!conv3_map<P>(&x, a.x, a, a.frames) || (a.times > 1 && !conv3_map<P>(&past, a.past, a, a.times - 1)) || (a.residual && !conv3_rest_map(&rest, a))) return false;
+    if (!conv3_out_map(&out, a.out, a, P::PHASES == 4 ? 2 : 1) || !conv3_out_map(&norm, a.norm, a, P::PHASES == 4 ? 2 : 1)) return false;
     cudaFuncSetAttribute(conv3_kernel<T, TAPS, KK, MT, NT>, cudaFuncAttributeMaxDynamicSharedMemorySize, P::SHARED);
-    conv3_kernel<T, TAPS, KK, MT, NT><<<a.tiles < sm_count ? a.tiles : sm_count, CONV3_THREADS, P::SHARED, stream>>>(a, x, past);
+    conv3_kernel<T, TAPS, KK, MT, NT><<<a.tiles < sm_count ? a.tiles : sm_count, CONV3_THREADS, P::SHARED, stream>>>(a, x, past, rest, out, norm);
     return true;
 }
 

@@ -17,7 +17,7 @@ struct conv3_mma_args {
     void *out;
     const void *weights; /* [time][tap][in / 16][oc padded to 64][16] */
     const float *bias;
-    int h, w, oh, ow, ch, oc, size, stride, pad; /* pad: rows and columns of zeros before the first */
+    int h, w, oh, ow, ch, oc, size, stride, up, pad; /* up: x counts doubled when 2; pad: rows and columns of zeros before the first */
     int times, time_stride;
     int split, group_ch; /* channel o goes to frame n * split + o / group_ch */
 };
@@ -34,8 +34,8 @@ template <class T> __global__ static void __launch_bounds__(CONV3_MMA_THREADS) c
         const T *picture = from >= 0 ? (const T *)a.x + from * frame : (const T *)a.past + (from + a.times - 1) * frame;
         for (int tap = 0; tap < a.size * a.size; tap++) {
             const int sy = oy * a.stride + tap / a.size - a.pad, sx = ox * a.stride + tap % a.size - a.pad;
-            const bool inside = p < a.oh * a.ow && sy >= 0 && sy < a.h && sx >= 0 && sx < a.w;
-            const T *pixel = picture + (inside ? ((size_t)sy * a.w + sx) * a.ch : 0);
+            const bool inside = p < a.oh * a.ow && sy >= 0 && sy < a.h * a.up && sx >= 0 && sx < a.w * a.up;
+            const T *pixel = picture + (inside ? ((size_t)(sy / a.up) * a.w + sx / a.up) * a.ch : 0);
             for (int slab = 0; slab < slabs; slab++) {
                 const int c = slab * 16 + half;
                 uint4 v = make_uint4(0, 0, 0, 0);

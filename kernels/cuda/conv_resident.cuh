@@ -77,6 +77,19 @@ __device__ __forceinline__ void resident_multiply(float (&d)[2][32], uint32_t st
 }
 #endif
 
+/* Four words of each of four neighbouring threads: word k of thread q becomes word q of thread k. */
+__device__ __forceinline__ void quad_transpose(uint32_t (&u)[4], int q) {
+#pragma unroll
+    for (int bit = 1; bit < 4; bit *= 2)
+#pragma unroll
+        for (int i = 0; i < 4; i++) {
+            if (i & bit) continue;
+            const uint32_t got = __shfl_xor_sync(0xffffffffu, q & bit ? u[i] : u[i + bit], bit);
+            if (q & bit) u[i] = got;
+            else u[i + bit] = got;
+        }
+}
+
 template <class T, int KIND> __global__ static void __launch_bounds__(RESIDENT_THREADS, 1)
 resident_kernel(const __grid_constant__ resident_args a, const __grid_constant__ CUtensorMap x, const __grid_constant__ CUtensorMap past) {
 #ifdef SC_CONV3_WGMMA

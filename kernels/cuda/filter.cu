@@ -89,7 +89,7 @@ extern "C" void sc_cuda_filter_destroy(sc_device *, sc_filter *f) {
 }
 
 extern "C" sc_status sc_cuda_filter_create(sc_device *dev, sc_filter **out, const sc_filter_desc *d, sc_error *err) {
-    if (d->taps > 1 || d->time_stride > 1 || d->pad_end) return sc_cuda_filter3_create(dev, out, d, err);
+    if (d->taps || d->time_stride > 1 || d->pad_end) return sc_cuda_filter3_create(dev, out, d, err);
     struct sc_cuda *c = (struct sc_cuda *)dev;
     const int taps = d->size * d->size, oc64 = (d->out_ch + 63) / 64, ch = d->has_past ? d->in_ch / 2 : d->in_ch;
     const size_t pairs = (size_t)d->out_ch * d->in_ch, bias_count = (size_t)(d->out_ch + 127) / 128 * 128;

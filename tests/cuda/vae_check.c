@@ -5,8 +5,10 @@
  *   vae_check time [bf16|f16]     every layer of the decoder, 3 latents to 12 frames: medians of 20 readings after a warm-up, and their sum
  *
  * Each convolution is made three times: by mma.sync, by wgmma with every CTA a tile at most, and by wgmma as on a card of one
- * multiprocessor, where one CTA walks over all tiles and the wide tiles are chosen for small pictures too.
+ * multiprocessor, where one CTA walks over all tiles and the wide tiles are chosen for small pictures too; each of these alone, with the norm
+ * that follows (a residual then being the output's own memory), and with the norm alone.
  * Tolerances are relative L2: the output is rounded once, by u = 2^-8 (bf16) or 2^-11 (f16) of itself at most, and f32 sums of n products drift by n 2^-24.
+ * Another u for a norm, before which some paths round, and for a doubling, whose sums of weights some paths round.
  * Exit: 0 all well, 1 a difference, 77 no card. */
 #include "tests/cuda/cuda_check.h"
 
@@ -26,25 +28,30 @@ typedef struct {
     int n, h, w, in, out, taps, size, stride, time_stride;
     bool pad_end;
     int split;
-    bool residual, bias;
+    bool residual, bias, up;
 } conv_shape;
 
 static const conv_shape CONV_SHAPES[] = {
-    {1, 1, 1, 8, 8, 3, 3, 1, 1, false, 1, false, true},       {1, 1, 1, 1, 1, 3, 3, 1, 1, false, 1, true, false},
-    {3, 5, 3, 16, 3, 3, 3, 1, 1, false, 1, false, true},      {2, 33, 17, 24, 3, 3, 3, 1, 1, false, 1, true, true},
-    {2, 7, 19, 8, 16, 3, 3, 1, 1, false, 1, true, true},      {1, 40, 18, 96, 96, 3, 3, 1, 1, false, 1, true, true},
-    {3, 32, 16, 40, 96, 3, 3, 1, 1, false, 1, false, true},   {1, 17, 33, 16, 192, 3, 3, 1, 1, false, 1, true, true},
-    {2, 9, 7, 192, 384, 3, 3, 1, 1, false, 1, false, true},   {2, 13, 31, 24, 128, 3, 3, 1, 1, false, 1, true, true},
-    {1, 11, 15, 56, 200, 3, 3, 1, 1, false, 1, true, true},   {2, 9, 10, 16, 30, 3, 3, 1, 1, false, 1, true, true},
-    {4, 21, 70, 96, 3, 3, 3, 1, 1, false, 1, false, true},    {1, 8, 32, 64, 1, 3, 3, 1, 1, false, 1, false, false},
-    {2, 9, 33, 128, 2, 3, 3, 1, 1, false, 1, false, true},    {5, 17, 5, 8, 3, 3, 3, 1, 1, false, 1, true, true},
-    {2, 6, 9, 12, 20, 3, 3, 1, 1, false, 1, false, true},     {4, 5, 7, 16, 24, 2, 3, 1, 1, false, 1, true, true},
-    {3, 6, 13, 384, 768, 3, 1, 1, 1, false, 2, false, true},  {2, 19, 21, 24, 48, 3, 1, 1, 1, false, 2, true, true},
-    {2, 17, 3, 8, 6, 3, 1, 1, 1, false, 3, true, true},       {2, 5, 6, 72, 208, 3, 1, 1, 1, false, 1, true, false},
-    {4, 6, 8, 16, 16, 3, 1, 1, 2, false, 1, false, true},     {5, 3, 4, 8, 24, 3, 1, 1, 2, false, 1, false, true},
-    {2, 8, 10, 16, 24, 1, 3, 2, 1, true, 1, false, true},     {1, 9, 7, 24, 16, 1, 3, 2, 1, true, 1, true, true},
-    {2, 6, 5, 16, 24, 1, 1, 1, 1, false, 1, true, true},      {2, 6, 5, 16, 24, 1, 1, 1, 1, false, 3, true, true},
-    {2, 4, 5, 16, 32, 1, 1, 1, 1, false, 2, false, true},     {1, 7, 9, 8, 16, 1, 3, 1, 1, false, 1, true, true},
+    {1, 1, 1, 8, 8, 3, 3, 1, 1, false, 1, false, true, false},        {1, 1, 1, 1, 1, 3, 3, 1, 1, false, 1, true, false, false},
+    {3, 5, 3, 16, 3, 3, 3, 1, 1, false, 1, false, true, false},       {2, 33, 17, 24, 3, 3, 3, 1, 1, false, 1, true, true, false},
+    {2, 7, 19, 8, 16, 3, 3, 1, 1, false, 1, true, true, false},       {1, 40, 18, 96, 96, 3, 3, 1, 1, false, 1, true, true, false},
+    {3, 32, 16, 40, 96, 3, 3, 1, 1, false, 1, false, true, false},    {1, 17, 33, 16, 192, 3, 3, 1, 1, false, 1, true, true, false},
+    {2, 9, 7, 192, 384, 3, 3, 1, 1, false, 1, false, true, false},    {2, 13, 31, 24, 128, 3, 3, 1, 1, false, 1, true, true, false},
+    {1, 11, 15, 56, 200, 3, 3, 1, 1, false, 1, true, true, false},    {2, 9, 10, 16, 30, 3, 3, 1, 1, false, 1, true, true, false},
+    {4, 21, 70, 96, 3, 3, 3, 1, 1, false, 1, false, true, false},     {1, 8, 32, 64, 1, 3, 3, 1, 1, false, 1, false, false, false},
+    {2, 9, 33, 128, 2, 3, 3, 1, 1, false, 1, false, true, false},     {5, 17, 5, 8, 3, 3, 3, 1, 1, false, 1, true, true, false},
+    {2, 6, 9, 12, 20, 3, 3, 1, 1, false, 1, false, true, false},      {4, 5, 7, 16, 24, 2, 3, 1, 1, false, 1, true, true, false},
+    {3, 6, 13, 384, 768, 3, 1, 1, 1, false, 2, false, true, false},   {2, 19, 21, 24, 48, 3, 1, 1, 1, false, 2, true, true, false},
+    {2, 17, 3, 8, 6, 3, 1, 1, 1, false, 3, true, true, false},        {2, 5, 6, 72, 208, 3, 1, 1, 1, false, 1, true, false, false},
+    {4, 6, 8, 16, 16, 3, 1, 1, 2, false, 1, false, true, false},      {5, 3, 4, 8, 24, 3, 1, 1, 2, false, 1, false, true, false},
+    {2, 8, 10, 16, 24, 1, 3, 2, 1, true, 1, false, true, false},      {1, 9, 7, 24, 16, 1, 3, 2, 1, true, 1, true, true, false},
+    {2, 6, 5, 16, 24, 1, 1, 1, 1, false, 1, true, true, false},       {2, 6, 5, 16, 24, 1, 1, 1, 1, false, 3, true, true, false},
+    {2, 4, 5, 16, 32, 1, 1, 1, 1, false, 2, false, true, false},      {1, 7, 9, 8, 16, 1, 3, 1, 1, false, 1, true, true, false},
+    {1, 24, 20, 16, 384, 3, 3, 1, 1, false, 1, true, true, false},    {1, 49, 3, 8, 120, 3, 3, 1, 1, false, 1, true, true, false},
+    {1, 1, 1, 8, 8, 1, 3, 1, 1, false, 1, false, true, true},         {2, 5, 7, 24, 96, 1, 3, 1, 1, false, 1, false, true, true},
+    {1, 17, 19, 40, 192, 1, 3, 1, 1, false, 1, false, false, true},   {2, 9, 18, 72, 200, 1, 3, 1, 1, false, 1, false, true, true},
+    {2, 3, 4, 5, 6, 1, 3, 1, 1, false, 1, false, true, true},         {3, 33, 17, 8, 40, 1, 3, 1, 1, false, 1, false, true, true},
+    {1, 9, 17, 384, 192, 1, 3, 1, 1, false, 1, false, true, true},
 };
 
 static sc_filter *make_filter(sc_device *dev, const conv_shape *s, const float *weight, const float *bias) {
@@ -54,38 +61,59 @@ static sc_filter *make_filter(sc_device *dev, const conv_shape *s, const float *
     return f;
 }
 
+/* One call on the card, compared. */
+static void check_call(const char *what, sc_filter *f, const conv_shape *s, const buffer *x, const buffer *past, const buffer *residual, const buffer *gamma,
+                       const float *want, const float *want_norm, bool silu, double tolerance) {
+    const size_t count = residual->n;
+    const bool in_place = s->residual && want && want_norm;
+    buffer y = in_place ? make_buffer(count, cuda->act, residual->host) : output(count, cuda->act), z = output(count, cuda->act);
+    const sc_channel_norm_args norm = {.out = z.dev, .gamma = gamma->dev, .silu = silu};
+    char text[160];
+
+    MUST(cuda->ops->conv3(cuda, &(sc_conv3_args){.w = f, .x = x->dev, .past = s->taps > 1 ? past->dev : NULL, .residual = !s->residual ? NULL : in_place ? y.dev : residual->dev,
+        .out = want ? y.dev : NULL, .n = s->n, .h = s->h, .w_px = s->w, .split = s->split, .upsample = s->up, .then = want_norm ? &norm : NULL}, &check_err));
+    if (want) memcpy(y.host, want, count * 4);
+    if (want_norm) memcpy(z.host, want_norm, count * 4);
+    same(what, &y, tolerance);
+    snprintf(text, sizeof text, "%s, norm%s%s", what, silu ? ", silu" : "", want ? "" : " alone");
+    same(text, &z, tolerance + unit());
+}
+
 static void check_conv3(const conv_shape *s) {
     struct sc_cuda *card = (struct sc_cuda *)cuda;
-    const int oh = (s->h - 1) / s->stride + 1, ow = (s->w - 1) / s->stride + 1, sms = card->sm_count, k = s->in * s->taps * s->size * s->size;
+    const int up = s->up ? 2 : 1, oh = (s->h * up - 1) / s->stride + 1, ow = (s->w * up - 1) / s->stride + 1, sms = card->sm_count, k = s->in * s->taps * s->size * s->size;
+    const int ch = s->out / s->split;
     const size_t frame = (size_t)(s->h * s->w * s->in), count = (size_t)(s->n / s->time_stride * oh * ow * s->out);
     if (small && (double)count * k > 1e8) return;
-    float *weight = malloc((size_t)s->out * (size_t)k * 4), *bias = malloc((size_t)s->out * 4);
+    float *weight = malloc((size_t)s->out * (size_t)k * 4), *bias = malloc((size_t)s->out * 4), *want[3];
+    for (int i = 0; i < 3; i++) want[i] = malloc(count * 4);
     for (size_t i = 0; i < (size_t)s->out * (size_t)k; i++) weight[i] = rounded(normal_number() / sqrtf((float)k), cuda->act);
     for (int i = 0; i < s->out; i++) bias[i] = normal_number();
     sc_filter *mine = make_filter(cuda, s, weight, bias), *theirs = make_filter(twin, s, weight, bias);
     buffer x = input(frame * (size_t)s->n, cuda->act, 1), past = input(frame * (size_t)(s->taps - 1), cuda->act, 1), residual = input(count, cuda->act, 1);
+    buffer gamma = input((size_t)ch, SC_F32, 1);
+    MUST(twin->ops->conv3(twin, &(sc_conv3_args){.w = theirs, .x = x.host, .past = s->taps > 1 ? past.host : NULL, .residual = s->residual ? residual.host : NULL, .out = want[0],
+        .n = s->n, .h = s->h, .w_px = s->w, .split = s->split, .upsample = s->up}, &check_err));
+    for (int silu = 0; silu < 2; silu++)
+        MUST(twin->ops->channel_norm(twin, &(sc_channel_norm_args){want[0], want[1 + silu], gamma.host, count / (size_t)ch, ch, silu}, &check_err));
     for (int way = 0; way < 3; way++) {
         static const char *const NAMES[] = {"mma.sync", "wgmma", "wgmma, one multiprocessor"};
+        const double tolerance = (s->up ? 2 : 1) * unit() + k * 6e-8;
         char what[120];
-        buffer y = output(count, cuda->act);
-        sc_conv3_args a = {.w = theirs, .x = x.host, .past = s->taps > 1 ? past.host : NULL, .residual = s->residual ? residual.host : NULL, .out = y.host, .n = s->n,
-                           .h = s->h, .w_px = s->w, .split = s->split};
-        MUST(twin->ops->conv3(twin, &a, &check_err));
-        a.w = mine, a.x = x.dev, a.out = y.dev;
-        if (a.past) a.past = past.dev;
-        if (a.residual) a.residual = residual.dev;
         card->force_mma = way == 0;
         card->sm_count = way == 2 ? 1 : sms;
-        MUST(cuda->ops->conv3(cuda, &a, &check_err));
+        snprintf(what, sizeof what, "conv3 %d x %d x %d, %d -> %d, %d x %d, stride %d/%d, split %d%s, %s", s->n, s->h, s->w, s->in, s->out, s->taps, s->size, s->stride,
+                 s->time_stride, s->split, s->up ? ", doubled" : "", NAMES[way]);
+        check_call(what, mine, s, &x, &past, &residual, &gamma, want[0], NULL, false, tolerance);
+        check_call(what, mine, s, &x, &past, &residual, &gamma, want[0], want[1], false, tolerance);
+        check_call(what, mine, s, &x, &past, &residual, &gamma, NULL, want[2], true, tolerance);
         card->force_mma = 0;
         card->sm_count = sms;
-        snprintf(what, sizeof what, "conv3 %d x %d x %d, %d -> %d, %d x %d, stride %d/%d, split %d, %s", s->n, s->h, s->w, s->in, s->out, s->taps, s->size, s->stride,
-                 s->time_stride, s->split, NAMES[way]);
-        same(what, &y, unit() + k * 6e-8);
     }
-    drop(&x), drop(&past), drop(&residual);
+    drop(&x), drop(&past), drop(&residual), drop(&gamma);
     cuda->ops->filter_destroy(cuda, mine);
     twin->ops->filter_destroy(twin, theirs);
+    for (int i = 0; i < 3; i++) free(want[i]);
     free(weight), free(bias);
 }
 
@@ -147,7 +175,8 @@ static void check_all(void) {
 /* ---- time --------------------------------------------------------------------------------------------------------------- */
 
 static cudaEvent_t begin, end;
-static char *x_mem, *past_mem, *residual_mem, *out_mem;
+static char *x_mem, *past_mem, *residual_mem, *out_mem, *norm_mem;
+static const float *gamma_mem;
 static double total_ms, total_flop;
 
 static int by_value(const void *a, const void *b) {
@@ -179,27 +208,31 @@ static void call_copy(const void *bytes) { MUST(cuda->ops->copy(cuda, out_mem, x
 
 static void report(const char *what, int times, double ms, double flop, double bytes) {
     total_ms += times * ms, total_flop += times * flop;
-    printf("| %-30s | %2d | %7.4f | %7.3f | %4.0f | %4.0f |\n", what, times, ms, times * ms, flop * 1e-9 / ms, bytes * 1e-6 / ms);
+    printf("| %-34s | %2d | %7.4f | %7.3f | %4.0f | %4.0f |\n", what, times, ms, times * ms, flop * 1e-9 / ms, bytes * 1e-6 / ms);
     fflush(stdout);
 }
 
-static void time_conv(const char *what, int times, int n, int h, int w, int in, int out, int taps, int size, int split, bool residual, bool up) {
+typedef enum { OUT, OUT_AND_NORM, NORM } outputs;
+
+static void time_conv(const char *what, int times, int n, int h, int w, int in, int out, int taps, int size, int split, bool residual, bool up, outputs made) {
     const int k = in * taps * size * size;
-    const conv_shape s = {n, h, w, in, out, taps, size, 1, 1, false, split, residual, true};
+    const conv_shape s = {n, h, w, in, out, taps > 1 || up ? taps : 0, size, 1, 1, false, split, residual, true, up};
     float *weight = malloc((size_t)out * (size_t)k * 4), *bias = malloc((size_t)out * 4);
     for (size_t i = 0; i < (size_t)out * (size_t)k; i++) weight[i] = normal_number() / sqrtf((float)k);
     for (int i = 0; i < out; i++) bias[i] = normal_number();
     sc_filter *f = make_filter(cuda, &s, weight, bias);
-    const sc_conv3_args c3 = {.w = f, .x = x_mem, .past = past_mem, .residual = residual ? residual_mem : NULL, .out = out_mem, .n = n, .h = h, .w_px = w, .split = split};
-    const sc_conv_args c = {.w = f, .x = x_mem, .residual = residual ? residual_mem : NULL, .out = out_mem, .n = n, .h = h, .w_px = w, .upsample = up};
-    const double ms = taps > 1 ? median_ms(call_conv3, &c3) : median_ms(call_conv, &c), pixels = (double)n * h * w * (up ? 4 : 1);
-    report(what, times, ms, 2 * pixels * k * out, 2 * ((double)(n + taps - 1) * h * w * in + pixels * out * (residual ? 2 : 1)));
+    const sc_channel_norm_args norm = {.out = norm_mem, .gamma = gamma_mem, .silu = true};
+    const sc_conv3_args c3 = {.w = f, .x = x_mem, .past = past_mem, .residual = residual ? residual_mem : NULL, .out = made == NORM ? NULL : out_mem, .n = n, .h = h, .w_px = w,
+                              .split = split, .upsample = up, .then = made == OUT ? NULL : &norm};
+    const sc_conv_args c = {.w = f, .x = x_mem, .residual = residual ? residual_mem : NULL, .out = out_mem, .n = n, .h = h, .w_px = w};
+    const double ms = s.taps ? median_ms(call_conv3, &c3) : median_ms(call_conv, &c), pixels = (double)n * h * w * (up ? 4 : 1);
+    report(what, times, ms, 2 * pixels * k * out, 2 * ((double)(n + taps - 1) * h * w * in + pixels * out * ((residual ? 2 : 1) + (made == OUT_AND_NORM))));
     cuda->ops->filter_destroy(cuda, f);
     free(weight), free(bias);
 }
 
-static void time_norm(const char *what, int times, size_t rows, int ch, bool silu, const float *gamma) {
-    const sc_channel_norm_args a = {x_mem, out_mem, gamma, rows, ch, silu};
+static void time_norm(const char *what, int times, size_t rows, int ch, bool silu) {
+    const sc_channel_norm_args a = {x_mem, out_mem, gamma_mem, rows, ch, silu};
     report(what, times, median_ms(call_norm, &a), 0, 4.0 * (double)rows * ch);
 }
 
@@ -225,46 +258,46 @@ static void time_all(void) {
     const size_t px = (size_t)(h * w), most = 12 * 64 * px * 96 * 2;
     cudaEventCreate(&begin);
     cudaEventCreate(&end);
-    x_mem = random_memory(most), past_mem = random_memory(most / 6), residual_mem = random_memory(most), out_mem = random_memory(most);
+    x_mem = random_memory(most), past_mem = random_memory(most / 6), residual_mem = random_memory(most), out_mem = random_memory(most), norm_mem = random_memory(most);
     buffer gamma = input(384, SC_F32, 1);
+    gamma_mem = gamma.dev;
     const sc_frame_attention_args attention = {x_mem, out_mem, 3, (int)px, 384};
     const sc_pixels_args pixels = {.x = x_mem, .i420 = (uint8_t *)out_mem, .n = 12, .h = 8 * h, .w = 8 * w, .p = 1, .clamp = true, .centred = true};
 
     printf("| layer | times | ms | sum ms | TFLOP/s | GB/s |\n| --- | --- | --- | --- | --- | --- |\n");
-    time_conv("conv2 1x1, 16", 1, 3, h, w, 16, 16, 1, 1, 1, false, false);
-    time_conv("conv1 16 -> 384", 1, 3, h, w, 16, 384, 3, 3, 1, false, false);
-    time_conv("level 0, 384", 5, 3, h, w, 384, 384, 3, 3, 1, false, false);
-    time_conv("level 0, 384, residual", 5, 3, h, w, 384, 384, 3, 3, 1, true, false);
-    time_conv("q, k, v: 1x1 384 -> 1152", 1, 3, h, w, 384, 1152, 1, 1, 1, false, false);
+    time_conv("conv2 1x1, 16", 1, 3, h, w, 16, 16, 1, 1, 1, false, false, OUT);
+    time_conv("conv1 16 -> 384", 1, 3, h, w, 16, 384, 3, 3, 1, false, false, OUT);
+    time_conv("level 0, 384", 5, 3, h, w, 384, 384, 3, 3, 1, false, false, OUT);
+    time_conv("level 0, 384, residual", 5, 3, h, w, 384, 384, 3, 3, 1, true, false, OUT);
+    time_conv("q, k, v: 1x1 384 -> 1152", 1, 3, h, w, 384, 1152, 1, 1, 1, false, false, OUT);
     report("attention", 1, median_ms(call_attention, &attention), 4.0 * 3 * (double)(px * px) * 384, 0);
-    time_conv("1x1 384, residual", 1, 3, h, w, 384, 384, 1, 1, 1, true, false);
-    time_conv("level 0, time 384 -> 768", 1, 3, h, w, 384, 768, 3, 1, 2, false, false);
-    time_conv("level 0, doubling 384 -> 192", 1, 6, h, w, 384, 192, 1, 3, 1, false, true);
-    time_conv("level 1, 192 -> 384", 1, 6, 2 * h, 2 * w, 192, 384, 3, 3, 1, false, false);
-    time_conv("level 1, 1x1 192 -> 384", 1, 6, 2 * h, 2 * w, 192, 384, 1, 1, 1, false, false);
-    time_conv("level 1, 384", 2, 6, 2 * h, 2 * w, 384, 384, 3, 3, 1, false, false);
-    time_conv("level 1, 384, residual", 3, 6, 2 * h, 2 * w, 384, 384, 3, 3, 1, true, false);
-    time_conv("level 1, time 384 -> 768", 1, 6, 2 * h, 2 * w, 384, 768, 3, 1, 2, false, false);
-    time_conv("level 1, doubling 384 -> 192", 1, 12, 2 * h, 2 * w, 384, 192, 1, 3, 1, false, true);
-    time_conv("level 2, 192", 3, 12, 4 * h, 4 * w, 192, 192, 3, 3, 1, false, false);
-    time_conv("level 2, 192, residual", 3, 12, 4 * h, 4 * w, 192, 192, 3, 3, 1, true, false);
-    time_conv("level 2, doubling 192 -> 96", 1, 12, 4 * h, 4 * w, 192, 96, 1, 3, 1, false, true);
-    time_conv("level 3, 96", 3, 12, 8 * h, 8 * w, 96, 96, 3, 3, 1, false, false);
-    time_conv("level 3, 96, residual", 3, 12, 8 * h, 8 * w, 96, 96, 3, 3, 1, true, false);
-    time_conv("head 96 -> 3", 1, 12, 8 * h, 8 * w, 96, 3, 3, 3, 1, false, false);
-    time_norm("norm 384, no silu", 1, 3 * px, 384, false, gamma.dev);
-    time_norm("norm 384, level 0", 10, 3 * px, 384, true, gamma.dev);
-    time_norm("norm 192, level 1", 1, 24 * px, 192, true, gamma.dev);
-    time_norm("norm 384, level 1", 5, 24 * px, 384, true, gamma.dev);
-    time_norm("norm 192, level 2", 6, 192 * px, 192, true, gamma.dev);
-    time_norm("norm 96, level 3", 7, 768 * px, 96, true, gamma.dev);
+    time_conv("1x1 384, residual", 1, 3, h, w, 384, 384, 1, 1, 1, true, false, OUT);
+    time_conv("level 0, time 384 -> 768", 1, 3, h, w, 384, 768, 3, 1, 2, false, false, OUT);
+    time_conv("level 0, doubling 384 -> 192, norm", 1, 6, h, w, 384, 192, 1, 3, 1, false, true, OUT_AND_NORM);
+    time_conv("level 1, 192 -> 384", 1, 6, 2 * h, 2 * w, 192, 384, 3, 3, 1, false, false, OUT);
+    time_conv("level 1, 1x1 192 -> 384", 1, 6, 2 * h, 2 * w, 192, 384, 1, 1, 1, false, false, OUT);
+    time_conv("level 1, 384", 2, 6, 2 * h, 2 * w, 384, 384, 3, 3, 1, false, false, OUT);
+    time_conv("level 1, 384, residual", 3, 6, 2 * h, 2 * w, 384, 384, 3, 3, 1, true, false, OUT);
+    time_conv("level 1, time 384 -> 768", 1, 6, 2 * h, 2 * w, 384, 768, 3, 1, 2, false, false, OUT);
+    time_conv("level 1, doubling 384 -> 192, norm", 1, 12, 2 * h, 2 * w, 384, 192, 1, 3, 1, false, true, OUT_AND_NORM);
+    time_conv("level 2, 192, norm alone", 3, 12, 4 * h, 4 * w, 192, 192, 3, 3, 1, false, false, NORM);
+    time_conv("level 2, 192, residual, norm", 2, 12, 4 * h, 4 * w, 192, 192, 3, 3, 1, true, false, OUT_AND_NORM);
+    time_conv("level 2, 192, residual", 1, 12, 4 * h, 4 * w, 192, 192, 3, 3, 1, true, false, OUT);
+    time_conv("level 2, doubling 192 -> 96, norm", 1, 12, 4 * h, 4 * w, 192, 96, 1, 3, 1, false, true, OUT_AND_NORM);
+    time_conv("level 3, 96, norm alone", 3, 12, 8 * h, 8 * w, 96, 96, 3, 3, 1, false, false, NORM);
+    time_conv("level 3, 96, residual, norm", 2, 12, 8 * h, 8 * w, 96, 96, 3, 3, 1, true, false, OUT_AND_NORM);
+    time_conv("level 3, 96, residual, norm alone", 1, 12, 8 * h, 8 * w, 96, 96, 3, 3, 1, true, false, NORM);
+    time_conv("head 96 -> 3", 1, 12, 8 * h, 8 * w, 96, 3, 3, 3, 1, false, false, OUT);
+    time_norm("norm 384, no silu", 1, 3 * px, 384, false);
+    time_norm("norm 384, level 0", 10, 3 * px, 384, true);
+    time_norm("norm 384, level 1", 5, 24 * px, 384, true);
     time_copy("caches, level 0", 11, px * 384);
     time_copy("caches, level 1", 7, 4 * px * 384);
     time_copy("caches, level 2", 6, 16 * px * 192);
     time_copy("caches, level 3", 7, 64 * px * 96);
     report("pixels", 1, median_ms(call_pixels, &pixels), 0, 12 * 64 * (double)px * (6 + 1.5));
     printf("%s, %s: decoder, 12 frames of %d x %d: sum %.2f ms, %.0f TFLOP/s\n", cuda->name, cuda->act == SC_F16 ? "f16" : "bf16", 8 * w, 8 * h, total_ms, total_flop * 1e-9 / total_ms);
-    cuda->ops->release(cuda, x_mem), cuda->ops->release(cuda, past_mem), cuda->ops->release(cuda, residual_mem), cuda->ops->release(cuda, out_mem);
+    cuda->ops->release(cuda, x_mem), cuda->ops->release(cuda, past_mem), cuda->ops->release(cuda, residual_mem), cuda->ops->release(cuda, out_mem), cuda->ops->release(cuda, norm_mem);
     drop(&gamma);
 }
 

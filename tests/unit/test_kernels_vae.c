@@ -182,6 +182,82 @@ static void results_do_not_depend_on_the_number_of_threads(void **state) {
     sc_device_close(five);
 }
 
+/* ---- with a norm behind it, doubled --------------------------------------------------------------------------------------- */
+
+typedef enum { OUT, OUT_AND_NORM, IN_PLACE_AND_NORM, NORM } outputs;
+
+/* What is left in out (NULL for NORM) and in the norm's, one behind the other. */
+static float *run_then(sc_device *dev, const shape *s, const operands *o, const float *gamma, bool silu, outputs made) {
+    const size_t count = out_count(s);
+    sc_filter *f = filter_of(dev, s, o);
+    float *out = guarded(2 * count * sizeof *out);
+    sc_error err;
+    memcpy(out, o->residual, count * sizeof *out);
+    const sc_channel_norm_args norm = {.out = out + count, .gamma = gamma, .silu = silu};
+    assert_int_equal(dev->ops->conv3(dev, &(sc_conv3_args){.w = f, .x = o->x, .past = s->taps > 1 ? o->past : NULL,
+                                     .residual = !s->residual ? NULL : made == IN_PLACE_AND_NORM ? out : o->residual, .out = made == NORM ? NULL : out, .n = s->n, .h = s->h,
+                                     .w_px = s->w, .split = s->split, .then = made == OUT ? NULL : &norm}, &err), SC_OK);
+    dev->ops->filter_destroy(dev, f);
+    return out;
+}
+
+static void a_norm_behind_a_convolution_is_the_one_then_the_other(void **state) {
+    devices *d = *state;
+    if (!d->fast) skip();
+    for (int which = 0; which < 2; which++)
+        for (int i = 0; i < SHAPES; i++)
+            for (int silu = 0; silu < 2; silu++) {
+                const shape *s = &shapes[i];
+                sc_device *dev = which ? d->fast : d->twin;
+                const size_t count = out_count(s), ch = (size_t)(s->out / s->split);
+                operands o = make(s);
+                float *gamma = random_floats(ch, 1), *want = run_then(dev, s, &o, gamma, silu, OUT);
+                sc_error err;
+                assert_int_equal(dev->ops->channel_norm(dev, &(sc_channel_norm_args){want, want + count, gamma, count / ch, (int)ch, silu}, &err), SC_OK);
+                for (outputs made = OUT_AND_NORM; made <= NORM; made++) {
+                    float *got = run_then(dev, s, &o, gamma, silu, made);
+                    if (made == NORM) assert_memory_equal(got, o.residual, count * sizeof *got); /* nobody's */
+                    else assert_memory_equal(got, want, count * sizeof *got);
+                    assert_memory_equal(got + count, want + count, count * sizeof *got);
+                    guarded_free(got, 2 * count * sizeof *got);
+                }
+                guarded_free(want, 2 * count * sizeof *want);
+                free(gamma);
+                drop(&o);
+            }
+}
+
+static void a_doubled_picture_is_every_pixel_four_times(void **state) {
+    static const shape small[] = {{1, 1, 1, 1, 1, 3, 1, 1, 1, 1, false, false, true}, {2, 3, 5, 7, 9, 3, 1, 1, 1, 1, false, false, true}, {1, 8, 5, 32, 17, 3, 1, 1, 1, 1, false, false, false}};
+    devices *d = *state;
+    if (!d->fast) skip();
+    for (size_t i = 0; i < sizeof small / sizeof *small; i++) {
+        shape large = small[i];
+        large.h *= 2, large.w *= 2;
+        operands o = make(&small[i]), twice = o;
+        const size_t count = out_count(&large), in = (size_t)small[i].in;
+        twice.x = random_floats((size_t)(large.n * large.h * large.w) * in, 1);
+        for (int p = 0; p < large.n * large.h * large.w; p++) {
+            const int x = p % large.w, y = p / large.w % large.h, frame = p / large.w / large.h;
+            memcpy(twice.x + (size_t)p * in, o.x + (size_t)((frame * small[i].h + y / 2) * small[i].w + x / 2) * in, in * sizeof(float));
+        }
+        float *want = run_conv(d->twin, &large, &twice);
+        for (int which = 0; which < 2; which++) {
+            sc_device *dev = which ? d->fast : d->twin;
+            sc_filter *f = filter_of(dev, &small[i], &o);
+            float *got = guarded(count * sizeof *got);
+            sc_error err;
+            assert_int_equal(dev->ops->conv3(dev, &(sc_conv3_args){.w = f, .x = o.x, .out = got, .n = large.n, .h = small[i].h, .w_px = small[i].w, .upsample = true}, &err), SC_OK);
+            assert_close("doubled", got, want, count, limit_of(&large, which ? 2e-5 : 1e-9));
+            dev->ops->filter_destroy(dev, f);
+            guarded_free(got, count * sizeof *got);
+        }
+        guarded_free(want, count * sizeof *want);
+        free(twice.x);
+        drop(&o);
+    }
+}
+
 /* ---- norm, attention, planes -------------------------------------------------------------------------------------------- */
 
 static void the_norm_divides_by_the_length_of_a_pixel(void **state) {
@@ -309,6 +385,8 @@ static void centred_pixels_are_moved_to_the_unit_range(void **state) {
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup_teardown(the_twin_is_the_sum_over_the_frames_and_the_window, setup_portable, teardown),
+        EVERY_ISA(a_norm_behind_a_convolution_is_the_one_then_the_other),
+        EVERY_ISA(a_doubled_picture_is_every_pixel_four_times),
         EVERY_ISA(the_fast_convolution_matches_the_twin),
         EVERY_ISA(frames_one_by_one_give_the_same_bits),
         EVERY_ISA(results_do_not_depend_on_the_number_of_threads),
