@@ -165,17 +165,25 @@ struct conv3_tile {
     }
 };
 
+/* A stage has been read, say the warps of the consumers; and the producer's waits for them. One of the CTA's barriers for each stage: compute-sanitizer's
+ * racecheck follows no mbarrier from a reader to the next writer. */
+__device__ __forceinline__ void conv3_give_back(int stage) { asm volatile("bar.arrive %0, 288;" ::"r"(stage + 1) : "memory"); }
+__device__ __forceinline__ void conv3_empty(int stage) { asm volatile("bar.sync %0, 288;" ::"r"(stage + 1) : "memory"); }
+
 /* One warp. */
 template <class T, int TAPS, int KK, int MT, int NT>
-__device__ __forceinline__ void conv3_produce(const conv3_args &a, const CUtensorMap *x, const CUtensorMap *past, const CUtensorMap *rest, uint32_t base, uint32_t full, uint32_t empty) {
+__device__ __forceinline__ void conv3_produce(const conv3_args &a, const CUtensorMap *x, const CUtensorMap *past, const CUtensorMap *rest, uint32_t base, uint32_t full) {
     using P = conv3_plan<TAPS, KK, MT, NT>;
     enum { PARTS = NT / 32 };
     const int lane = threadIdx.x, steps = a.times * a.slabs;
-    int stage = 0;
-    uint32_t parity = 1; /* the first round finds all stages empty */
+    int stage = 0, filled = 0; /* filled: stages that have been, P::STAGES at most */
 
+    auto empty = [&] {
+        if (filled == P::STAGES) conv3_empty(stage);
+        else filled++;
+    };
     auto advance = [&] {
-        if (++stage == P::STAGES) stage = 0, parity ^= 1;
+        if (++stage == P::STAGES) stage = 0;
     };
     for (int tile = blockIdx.x; tile < a.tiles; tile += gridDim.x) {
         const conv3_tile at(a, tile, NT, 8 * MT, P::PHASES);
@@ -183,7 +191,7 @@ __device__ __forceinline__ void conv3_produce(const conv3_args &a, const CUtenso
         const T *weights = (const T *)a.weights + ((size_t)at.phase * steps * TAPS * a.oc_padded + at.n0) * 16 * KK;
         for (int step = 0; step < steps; step++) {
             const uint32_t to = base + stage * P::STAGE, bar = full + 8 * stage;
-            hopper::barrier_wait(empty + 8 * stage, parity);
+            empty();
             if (lane == 0) {
                 const int time = step / a.slabs, from = at.frame - (a.times - 1) + time;
                 hopper::barrier_expect(bar, TAPS * columns * P::ROW + P::PIXELS * P::ROW);
@@ -196,17 +204,22 @@ __device__ __forceinline__ void conv3_produce(const conv3_args &a, const CUtenso
         }
         for (int patch = 0; patch < MT && a.residual; patch++) {
             const uint32_t bar = full + 8 * stage;
-            hopper::barrier_wait(empty + 8 * stage, parity);
+            empty();
             if (lane == 0) hopper::barrier_expect(bar, PARTS * CONV3_PATCH);
             __syncwarp();
             if (lane < PARTS) picture_copy(base + stage * P::STAGE + lane * CONV3_PATCH, rest, at.n0 + lane * 32, at.x0, at.y0 + patch * 8, at.frame, bar);
             advance();
         }
     }
+    if (filled < P::STAGES) stage = 0;
+    for (; filled; filled--) { /* so that no barrier is left half full */
+        conv3_empty(stage);
+        advance();
+    }
 }
 
 template <class T, int TAPS, int KK, int MT, int NT>
-__device__ __forceinline__ void conv3_consume(const conv3_args &a, const CUtensorMap *out, const CUtensorMap *norm, uint32_t base, uint32_t full, uint32_t empty) {
+__device__ __forceinline__ void conv3_consume(const conv3_args &a, const CUtensorMap *out, const CUtensorMap *norm, uint32_t base, uint32_t full) {
 #ifdef SC_CONV3_WGMMA
     using P = conv3_plan<TAPS, KK, MT, NT>;
     const int group = threadIdx.x / 128 - 1, warp = threadIdx.x / 32 % 4, lane = threadIdx.x % 32, q = lane % 4, steps = a.times * a.slabs;
@@ -216,9 +229,6 @@ __device__ __forceinline__ void conv3_consume(const conv3_args &a, const CUtenso
     uint32_t parity = 0;
     float d[MT][NT / 2];
 
-    auto give_back = [&](int s) {
-        if (lane == 0) hopper::barrier_arrive(empty + 8 * s, 1);
-    };
     for (int tile = blockIdx.x; tile < a.tiles; tile += gridDim.x) {
         const conv3_tile at(a, tile, NT, 8 * MT, P::PHASES);
         int previous = 0;
@@ -246,13 +256,13 @@ __device__ __forceinline__ void conv3_consume(const conv3_args &a, const CUtenso
             hopper::wgmma_commit();
             if (step) {
                 hopper::wgmma_wait<1>();
-                give_back(previous);
+                conv3_give_back(previous);
             }
             previous = stage;
             if (++stage == P::STAGES) stage = 0, parity ^= 1;
         }
         hopper::wgmma_wait<0>();
-        give_back(previous);
+        conv3_give_back(previous);
 
         /* Accumulator: rows = pixels 16 * warp + lane / 4 (+ 8), that is picture rows 2 * warp (+ 1), column lane / 4; d[4j ..] = channels
          * 8j + 2q (+ 1) of the first row, then of the second. */
@@ -296,7 +306,7 @@ __device__ __forceinline__ void conv3_consume(const conv3_args &a, const CUtenso
                     }
                 }
                 __syncwarp();
-                give_back(stage);
+                conv3_give_back(stage);
                 if (++stage == P::STAGES) stage = 0, parity ^= 1;
             }
             if (a.out) put(out);
@@ -339,21 +349,18 @@ conv3_kernel(const __grid_constant__ conv3_args a, const __grid_constant__ CUten
 #ifdef SC_CONV3_WGMMA
     extern __shared__ __align__(1024) unsigned char conv3_shared[];
     using P = conv3_plan<TAPS, KK, MT, NT>;
-    const uint32_t base = (shared_at(conv3_shared) + 1023) & ~1023u, full = base + P::STAGES * P::STAGE, empty = full + 8 * P::STAGES;
+    const uint32_t base = (shared_at(conv3_shared) + 1023) & ~1023u, full = base + P::STAGES * P::STAGE;
     if (threadIdx.x == 0) {
-        for (int s = 0; s < P::STAGES; s++) {
-            hopper::barrier_init(full + 8 * s, 1);  /* the producer, with the bytes to come */
-            hopper::barrier_init(empty + 8 * s, 8); /* the consumers' warps */
-        }
+        for (int s = 0; s < P::STAGES; s++) hopper::barrier_init(full + 8 * s, 1); /* the producer, with the bytes to come */
         hopper::barrier_init_fence();
     }
     __syncthreads();
     if (threadIdx.x < 128) {
         hopper::registers_shrink<40>();
-        if (threadIdx.x < 32) conv3_produce<T, TAPS, KK, MT, NT>(a, &x, &past, &rest, base, full, empty);
+        if (threadIdx.x < 32) conv3_produce<T, TAPS, KK, MT, NT>(a, &x, &past, &rest, base, full);
     } else {
         hopper::registers_grow<232>();
-        conv3_consume<T, TAPS, KK, MT, NT>(a, &out, &norm, base, full, empty);
+        conv3_consume<T, TAPS, KK, MT, NT>(a, &out, &norm, base, full);
     }
 #endif
 }
