@@ -2,10 +2,11 @@
  *
  * A prompt of n tokens has n + 1 keys: the last stands for all equal padding rows and carries log of their number on its logit.
  * Sequences of different prompts run in one launch. Queries that are not normalised yet are so on their way, where clusters can do it
- * (mha.cuh), else by rms_norm in place.
+ * (mha.cuh) or only the weights are asked for (cross_weights.cuh), else by rms_norm in place.
  *
  * A fold is the products of o's rows, one head's part at a time, with the rows of v: the logits of an attention whose queries are o's rows. It
  * lies as the product wants it, [rows][heads * stride]. Thread: engine; asynchronous on the device's stream. */
+#include "kernels/cuda/cross_weights.cuh"
 #include "kernels/cuda/cuda.h"
 #include "kernels/cuda/matrix.h"
 #include "kernels/cuda/mha.cuh"
@@ -16,13 +17,27 @@
 
 using namespace sc;
 
-/* One launch. `aligned`: all rows stand at 16 bytes. makes WEIGHTS, PRODUCTS: at most one tile of keys. */
-template <int MAKES> static void attend(struct sc_cuda *c, const mha_args *m, int head_dim, int heads, int seqs, bool aligned) {
+/* The products of a fold, one launch. `aligned`: all rows stand at 16 bytes. */
+static void multiply(struct sc_cuda *c, const mha_args *m, int head_dim, int heads, bool aligned) {
     switch (aligned && m->weights <= head_dim ? head_dim : 0) {
-    case 128: SC_ACT_CALL(c->base.act, (mha_launch_tiles<T, 128, false, true, MAKES>(c, m, heads, seqs))); break;
-    case 64: SC_ACT_CALL(c->base.act, (mha_launch_tiles<T, 64, false, true, MAKES>(c, m, heads, seqs))); break;
-    case 32: SC_ACT_CALL(c->base.act, (mha_launch_tiles<T, 32, false, true, MAKES>(c, m, heads, seqs))); break;
-    default: SC_ACT_CALL(c->base.act, (mha_plain_launch<T, false>(m, head_dim, heads, seqs, c->stream, MAKES)));
+    case 128: SC_ACT_CALL(c->base.act, (mha_launch_tiles<T, 128, false, true, MHA_PRODUCTS>(c, m, heads, 1))); break;
+    case 64: SC_ACT_CALL(c->base.act, (mha_launch_tiles<T, 64, false, true, MHA_PRODUCTS>(c, m, heads, 1))); break;
+    case 32: SC_ACT_CALL(c->base.act, (mha_launch_tiles<T, 32, false, true, MHA_PRODUCTS>(c, m, heads, 1))); break;
+    default: SC_ACT_CALL(c->base.act, (mha_plain_launch<T, false>(m, head_dim, heads, 1, c->stream, MHA_PRODUCTS)));
+    }
+}
+
+/* The weights alone, one launch; head_dim 32, 64 or 128, all rows at 16 bytes. norm NULL: q is normalised. */
+static void weigh(struct sc_cuda *c, const sc_cross_attention_args *a, const float *norm) {
+    weights_args w = {};
+    w.q = a->q, w.out = a->out, w.norm = norm, w.eps = a->eps;
+    w.tokens = a->tokens, w.heads = a->heads, w.stride = a->weights;
+    w.scale = 1.4426950408889634f / sqrtf((float)a->head_dim);
+    for (int s = 0; s < a->seqs; s++) w.k[s] = a->k[s], w.n[s] = a->n[s], w.last_bias[s] = a->last_bias[s];
+    switch (a->head_dim) {
+    case 128: SC_ACT_CALL(c->base.act, (weights_launch<T, 128>(c, &w, a->seqs))); break;
+    case 64: SC_ACT_CALL(c->base.act, (weights_launch<T, 64>(c, &w, a->seqs))); break;
+    default: SC_ACT_CALL(c->base.act, (weights_launch<T, 32>(c, &w, a->seqs)));
     }
 }
 
@@ -47,7 +62,7 @@ extern "C" sc_status sc_cuda_fold(sc_device *dev, const sc_fold_args *a, sc_erro
     m.k[0] = a->v, m.n[0] = a->n;
     m.ldq = m.ldk = a->o->cols, m.ldo = a->out->cols;
     m.tokens = a->o->rows, m.weights = a->stride;
-    attend<MHA_PRODUCTS>((struct sc_cuda *)dev, &m, a->o->cols / a->heads, a->heads, 1, (((uintptr_t)m.q | (uintptr_t)m.out | (uintptr_t)a->v) & 15) == 0);
+    multiply((struct sc_cuda *)dev, &m, a->o->cols / a->heads, a->heads, (((uintptr_t)m.q | (uintptr_t)m.out | (uintptr_t)a->v) & 15) == 0);
     return sc_launched("fold", err);
 }
 
@@ -69,9 +84,10 @@ extern "C" sc_status sc_cuda_cross_attention(sc_device *dev, const sc_cross_atte
     }
     bool aligned = (((uintptr_t)a->q | (uintptr_t)a->out) & 15) == 0;
     for (int s = 0; s < a->seqs; s++) aligned = aligned && (((uintptr_t)a->k[s] | (a->weights ? 0 : (uintptr_t)a->v[s])) & 15) == 0;
+    const bool sized = a->head_dim == 128 || a->head_dim == 64 || a->head_dim == 32;
+    const bool clusters = c->cc_major >= 9 && !c->force_mma && a->heads <= MHA_CLUSTER_MAX, one_cta = a->heads <= WEIGHTS_HEADS && ((uintptr_t)a->norm_q & 15) == 0;
     if (a->norm_q) {
-        const bool sized = a->weights <= a->head_dim && (a->head_dim == 128 || a->head_dim == 64 || a->head_dim == 32);
-        if (aligned && sized && a->heads <= MHA_CLUSTER_MAX && ((uintptr_t)a->norm_q & 7) == 0 && c->cc_major >= 9 && !c->force_mma) m.norm = a->norm_q, m.eps = a->eps;
+        if (aligned && sized && (a->weights ? one_cta : clusters && ((uintptr_t)a->norm_q & 7) == 0)) m.norm = a->norm_q, m.eps = a->eps;
         else {
             const sc_rms_norm_args norm = {a->q, dev->act, width, a->q, dev->act, a->seqs * a->tokens, width, a->eps, a->norm_q};
             const sc_status rc = sc_cuda_rms_norm(dev, &norm, err);
@@ -79,7 +95,8 @@ extern "C" sc_status sc_cuda_cross_attention(sc_device *dev, const sc_cross_atte
         }
     }
     if (a->weights) {
-        attend<MHA_WEIGHTS>(c, &m, a->head_dim, a->heads, a->seqs, aligned);
+        if (aligned && sized) weigh(c, a, m.norm);
+        else SC_ACT_CALL(dev->act, (mha_plain_launch<T, false>(&m, a->head_dim, a->heads, a->seqs, c->stream, MHA_WEIGHTS)));
         return sc_launched("cross_attention", err);
     }
     switch (aligned ? a->head_dim : 0) {

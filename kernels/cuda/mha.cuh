@@ -13,9 +13,9 @@
  * elements of padding put the 8 rows of an ldmatrix on different banks. Keys past the end are zero and masked. Head sizes that are not
  * instantiated, or rows off 16 bytes, take a plain kernel.
  *
- * Instead of out the softmax itself can be made, or the bare products q k^T, of at most one tile of keys: what cross attention and the making of
- * a fold need (ops.h). Then there is no V, and the queries' place is the second tile. Bound: flops. 4 * rows * keys * D * heads, 15 GFLOP for 4680 x 512 x 12 x 128;
- * bytes with a short prompt: q in and out, 29 MB; 17 with 24 columns of weights a head. */
+ * Instead of out the bare products q k^T can be made, of at most one tile of keys: what the making of a fold needs (ops.h). Then there is no V, and
+ * the queries' place is the second tile. The softmax by itself is cross_weights.cuh's, and the plain kernel's. Bound: flops. 4 * rows * keys * D * heads, 15 GFLOP for
+ * 4680 x 512 x 12 x 128; bytes with a short prompt: q in and out, 29 MB. */
 #ifndef SC_KERNELS_CUDA_MHA_CUH
 #define SC_KERNELS_CUDA_MHA_CUH
 #include "kernels/cuda/launch.cuh"
@@ -39,7 +39,7 @@ struct mha_args {
     float scale;
     const float *norm;             /* cross: [heads * D], q still to be normalised; the launch is one of clusters then. Or NULL */
     float eps;
-    int weights;                   /* WEIGHTS, PRODUCTS: columns of a head in out, a multiple of 8, zeros from n on */
+    int weights;                   /* WEIGHTS (the plain kernel alone), PRODUCTS: columns of a head in out, a multiple of 8, zeros from n on */
 };
 
 template <int D> constexpr int mha_shared_bytes(int tiles) { return tiles * MHA_TILE * (D + MHA_PAD) * 2; }
@@ -92,24 +92,15 @@ template <class T, int D> __device__ __forceinline__ void mha_normalise(uint32_t
         }
 }
 
-/* A warp's 16 rows of one tile's s, normalised by sum unless they are products, from row `first` on. `rows`: its part of the queries' place, which it
- * alone has read. At most D columns. */
-template <class T, int D, int MAKES> __device__ __forceinline__ void mha_store(const mha_args &a, const float (&s)[8][4], const float (&sum)[2], T *rows, int first) {
+/* A warp's 16 rows of one tile's products, from row `first` on. `rows`: its part of the queries' place, which it alone has read. At most D columns. */
+template <class T, int D> __device__ __forceinline__ void mha_store(const mha_args &a, const float (&s)[8][4], T *rows, int first) {
     constexpr int LD = D + MHA_PAD;
     const int lane = threadIdx.x % 32, pieces = a.weights / 8;
 #pragma unroll
-    for (int r = 0; r < 2; r++) {
-        float share = 1;
-        if (MAKES == MHA_WEIGHTS) {
-            float total = sum[r];
-            total += __shfl_xor_sync(0xffffffffu, total, 1);
-            total += __shfl_xor_sync(0xffffffffu, total, 2);
-            share = 1.0f / total;
-        }
+    for (int r = 0; r < 2; r++)
 #pragma unroll
         for (int j = 0; j < (D < MHA_TILE ? D : MHA_TILE) / 8; j++)
-            if (j < pieces) *(uint32_t *)(rows + (lane / 4 + r * 8) * LD + j * 8 + lane % 4 * 2) = pack2<T>(s[j][2 * r] * share, s[j][2 * r + 1] * share);
-    }
+            if (j < pieces) *(uint32_t *)(rows + (lane / 4 + r * 8) * LD + j * 8 + lane % 4 * 2) = pack2<T>(s[j][2 * r], s[j][2 * r + 1]);
     __syncwarp();
     for (int i = lane; i < 16 * pieces; i += 32) {
         const int r = i / pieces, d = i % pieces * 8;
@@ -118,7 +109,7 @@ template <class T, int D, int MAKES> __device__ __forceinline__ void mha_store(c
 }
 
 /* ONE: no sequence has more than one tile of keys, which frees the registers of the running result while the logits are made. */
-template <class T, int D, bool TEXT, bool ONE, int MAKES>
+template <class T, int D, bool TEXT, bool ONE, int MAKES> /* MHA_OUT or MHA_PRODUCTS */
 __global__ static void __launch_bounds__(MHA_THREADS, MAKES != MHA_OUT ? 5 : ONE || (TEXT && D <= 64) ? 4 : D == 128 ? 3 : 1) mha_kernel(const __grid_constant__ mha_args a) {
     stream_order();
     extern __shared__ __align__(128) unsigned char mha_shared[];
@@ -215,7 +206,7 @@ __global__ static void __launch_bounds__(MHA_THREADS, MAKES != MHA_OUT ? 5 : ONE
                 sum[r] += s[j][2 * r] + s[j][2 * r + 1];
             }
         }
-        if constexpr (MAKES != MHA_OUT) mha_store<T, D, MAKES>(a, s, sum, (T *)(mha_shared + QUERIES) + warp * 16 * LD, first + warp * 16);
+        if constexpr (MAKES != MHA_OUT) mha_store<T, D>(a, s, (T *)(mha_shared + QUERIES) + warp * 16 * LD, first + warp * 16);
         else
 #pragma unroll
             for (int j = 0; j < 4; j++) {
