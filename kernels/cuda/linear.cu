@@ -13,7 +13,8 @@
  * Where cuBLASLt has nothing for a form it falls back to the next simpler one, at last to a plain kernel of our own.
  *
  * Algorithm. Per shape of the matrix, rows of x and form, kept (a choice, and a plan of each matrix, matrix.h). From TIMED_ROWS rows on, a pass's,
- * the fastest of the heuristic's first CANDIDATES, timed when the shape is first seen: for one stream while the model is opened. Up to 512 rows,
+ * the fastest of the heuristic's first CANDIDATES, timed when the shape is first seen: for one stream while the model is opened. They take turns,
+ * ROUNDS times without a pause, and their medians count: one after the other, a few calls each, the card's clock rose meanwhile and chose for them. Up to 512 rows,
  * a prompt's, the heuristic's first, and it is asked for the next of a few numbers of rows: a question, and the loading of a kernel never used
  * before, take milliseconds. Products cut along K are summed in f32.
  *
@@ -29,7 +30,7 @@
 
 using namespace sc;
 
-enum { THREADS = 256, CANDIDATES = 6, TIMINGS = 3, TIMED_ROWS = 1024 };
+enum { THREADS = 256, CANDIDATES = 6, ROUNDS = 9, TIMED_ROWS = 1024 };
 static const size_t LT_BYTES = (size_t)32 << 20;
 
 /* Forms of a plan. */
@@ -198,36 +199,60 @@ static bool same_shape(const sc_cuda_choice *k, const sc_matrix *w, const sc_cud
     return k->rows == w->rows && k->cols == w->cols && k->m == p->m && k->epilogue == p->epilogue && k->align == p->align && k->out_type == p->out_type;
 }
 
-/* ms of a product that has been asked for before, the best of TIMINGS; a product that fails takes for ever. */
-static float time_of(struct sc_cuda *c, const sc_matrix *w, const sc_cuda_plan *p, const product *r, cudaEvent_t from, cudaEvent_t to) {
-    float best = INFINITY;
-    if (!multiply(c, w, p, r)) return best; /* the first call loads the kernel */
-    for (int i = 0; i < TIMINGS; i++) {
-        float ms = INFINITY;
-        if (cudaEventRecord(from, c->stream) != cudaSuccess || !multiply(c, w, p, r) || cudaEventRecord(to, c->stream) != cudaSuccess ||
-            cudaEventSynchronize(to) != cudaSuccess || cudaEventElapsedTime(&ms, from, to) != cudaSuccess) return INFINITY;
-        best = ms < best ? ms : best;
-    }
-    return best;
+static int by_value(const void *a, const void *b) {
+    const float x = *(const float *)a, y = *(const float *)b;
+    return (x > y) - (x < y);
 }
 
-/* p->algo = the fastest of n candidates, the first unless another one is faster by more than a measurement errs. Writes to the workspace. */
+/* Marks on the stream: [0] before all products, [i] behind the i-th. False, and none is left: there are no more to be had. */
+static bool make_marks(cudaEvent_t *mark, int n) {
+    for (int i = 0; i < n; i++)
+        if (cudaEventCreate(&mark[i]) != cudaSuccess) {
+            while (i) cudaEventDestroy(mark[--i]);
+            return false;
+        }
+    return true;
+}
+
+/* The candidate with the least median, the first that runs unless another one is faster by more than a measurement errs. ms NULL: that one. In place. */
+static int fastest(float (*ms)[ROUNDS], const bool *runs, int n) {
+    int chosen = 0;
+    float best = INFINITY;
+    for (int i = 0; i < n; i++) {
+        if (!runs[i]) continue;
+        if (!ms) return i;
+        qsort(ms[i], ROUNDS, sizeof *ms[i], by_value);
+        if (ms[i][ROUNDS / 2] < best * 0.99f) best = ms[i][ROUNDS / 2], chosen = i;
+    }
+    return chosen;
+}
+
+/* p->algo = the fastest of n candidates; the first where they cannot be timed. Writes to the workspace and waits. */
 static void time_candidates(struct sc_cuda *c, const sc_matrix *w, sc_cuda_plan *p, const cublasLtMatmulHeuristicResult_t *candidate, int n, const void *x) {
     const product r = {x, (char *)c->workspace + LT_BYTES};
-    cudaEvent_t from = NULL, to = NULL;
-    float best = INFINITY;
-    int chosen = 0;
-    if (n < 2 || (size_t)p->m * w->rows * sc_dtype_bytes(p->out_type) > c->workspace_bytes - LT_BYTES) return;
-    if (cudaEventCreate(&from) == cudaSuccess && cudaEventCreate(&to) == cudaSuccess)
-        for (int i = 0; i < n; i++) {
-            if (candidate[i].state != CUBLAS_STATUS_SUCCESS) continue;
+    cudaEvent_t mark[CANDIDATES * ROUNDS + 1];
+    float ms[CANDIDATES][ROUNDS];
+    int turn[CANDIDATES * ROUNDS], turns = 0; /* whose product stands before mark turns + 1 */
+    bool runs[CANDIDATES], ok;
+    if (n < 2 || (size_t)p->m * w->rows * sc_dtype_bytes(p->out_type) > c->workspace_bytes - LT_BYTES || !make_marks(mark, CANDIDATES * ROUNDS + 1)) return;
+    for (int i = 0; i < n; i++) { /* the first call loads the kernel */
+        p->algo = candidate[i].algo;
+        runs[i] = candidate[i].state == CUBLAS_STATUS_SUCCESS && multiply(c, w, p, &r);
+    }
+    ok = cudaEventRecord(mark[0], c->stream) == cudaSuccess;
+    for (int round = 0; round < ROUNDS; round++)
+        for (int k = 0; k < n && ok; k++) {
+            const int i = (k + round) % n;
+            if (!runs[i]) continue;
             p->algo = candidate[i].algo;
-            const float ms = time_of(c, w, p, &r, from, to);
-            if (ms < best * 0.99f) best = ms, chosen = i;
+            ok = multiply(c, w, p, &r) && cudaEventRecord(mark[turns + 1], c->stream) == cudaSuccess;
+            turn[turns++] = i;
         }
-    p->algo = candidate[chosen].algo;
-    if (from) cudaEventDestroy(from);
-    if (to) cudaEventDestroy(to);
+    ok = ok && cudaEventSynchronize(mark[turns]) == cudaSuccess;
+    int seen[CANDIDATES] = {0};
+    for (int t = 0; t < turns && ok; t++) ok = cudaEventElapsedTime(&ms[turn[t]][seen[turn[t]]++], mark[t], mark[t + 1]) == cudaSuccess;
+    p->algo = candidate[fastest(ok ? ms : NULL, runs, n)].algo;
+    for (int i = 0; i < CANDIDATES * ROUNDS + 1; i++) cudaEventDestroy(mark[i]);
 }
 
 /* Fills p->found, p->algo of a plan that is described; x (act [p->m][w->cols]) for timings, or NULL. */
