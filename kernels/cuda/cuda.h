@@ -29,7 +29,7 @@ struct sc_cuda {
     size_t workspace_bytes;
     int ordinal, sm_count, cc_major, cc_minor;
     struct sc_cuda_upload *upload;            /* upload.c: staging memory while weights come in, else NULL */
-    struct sc_cuda_choices *choices;          /* linear.cu: made by the first product, freed by cuda.c */
+    struct sc_cuda_choices *choices;          /* product.c: made by the first product, freed by cuda.c */
     struct sc_cuda_queue *queue;              /* queue.c: ring of small uploads, recorded work */
     struct sc_cuda *first;                    /* of a second queue: the device that it stands beside; else NULL */
     bool pooled;                              /* the table's memory comes from the driver's pool and goes back in the stream's order */

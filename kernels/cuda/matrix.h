@@ -1,11 +1,11 @@
-/* matrix.h - the weight of a linear layer on the card. Shared by linear.cu and text.cu (gather). */
+/* matrix.h - the weight of a linear layer on the card, and its products. Shared by linear.cu, product.c, cross.cu (folds) and text.cu (gather). */
 #ifndef SC_KERNELS_CUDA_MATRIX_H
 #define SC_KERNELS_CUDA_MATRIX_H
 #include "kernels/cuda/cuda.h"
 
 /* What cuBLASLt needs for one shape of the other operand, and the algorithm that was chosen for it. Kept for the matrix's life. */
 typedef struct {
-    int m, epilogue, align;      /* key: rows of x, one of the forms of linear.cu, alignment of the operands in bytes */
+    int m, epilogue, align;      /* key: rows of x, the form, alignment of the operands in bytes */
     sc_dtype out_type;
     bool found;                  /* false: cuBLASLt has nothing for it */
     cublasLtMatmulDesc_t desc;
@@ -36,9 +36,21 @@ struct sc_matrix {
     int plans, oldest;
 };
 
-/* linear_hopper.cu: out[m][rows] = gelu(x[m][cols] w^T + bias), all bf16. False, and nothing done: it has no kernel for this card, type or shape. */
+#define SC_CUDA_LT_BYTES ((size_t)32 << 20) /* of the workspace, at its beginning: cuBLASLt's */
+
+enum { SC_FORM_BIAS, SC_FORM_GELU, SC_FORM_ADD }; /* y = x w^T + bias; gelu(y); out + y, f32 */
+
 #ifdef __cplusplus
-extern "C"
+extern "C" {
 #endif
+/* product.c: out [m][rows] of out_type from act x [m][cols] in one of the forms. False: cuBLASLt has nothing for it. What is behind its part of the
+ * workspace may be written when a shape is seen for the first time. */
+bool sc_cuda_product(struct sc_cuda *c, sc_matrix *w, int form, sc_dtype out_type, int m, const void *x, void *out);
+void sc_cuda_plans_clear(sc_matrix *m);
+
+/* linear_hopper.cu: out[m][rows] = gelu(x[m][cols] w^T + bias), all bf16. False, and nothing done: it has no kernel for this card, type or shape. */
 bool sc_cuda_linear_gelu(struct sc_cuda *c, const sc_matrix *w, const void *x, void *out, int m);
+#ifdef __cplusplus
+}
+#endif
 #endif
