@@ -62,9 +62,10 @@ template <> __device__ __forceinline__ void load8<float>(float v[8], const float
     load4<float>(v, p);
     load4<float>(v + 4, p + 4);
 }
-template <class T> __device__ __forceinline__ void store8(T *p, const float v[8]) {
-    *reinterpret_cast<uint4 *>(p) = make_uint4(pack2<T>(v[0], v[1]), pack2<T>(v[2], v[3]), pack2<T>(v[4], v[5]), pack2<T>(v[6], v[7]));
+template <class T> __device__ __forceinline__ uint4 pack8(const float v[8]) {
+    return make_uint4(pack2<T>(v[0], v[1]), pack2<T>(v[2], v[3]), pack2<T>(v[4], v[5]), pack2<T>(v[6], v[7]));
 }
+template <class T> __device__ __forceinline__ void store8(T *p, const float v[8]) { *reinterpret_cast<uint4 *>(p) = pack8<T>(v); }
 template <> __device__ __forceinline__ void store8<float>(float *p, const float v[8]) {
     store4<float>(p, v);
     store4<float>(p + 4, v + 4);

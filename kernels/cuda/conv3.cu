@@ -50,20 +50,12 @@ static size_t pack_wide(uint16_t *to, const sc_filter *f, const float *w, sc_dty
     return f->size == 3 ? pack_steps(to, f, w, 9, 2, act) : pack_steps(to, f, w, 1, 8, act);
 }
 
-/* Row r of the 2 x 2 weights of a parity meets rows first .. last of the 3 x 3: {0}, {1, 2} for parity 0, {0, 1}, {2} for 1. Columns likewise. */
 static size_t pack_phases(uint16_t *to, const sc_filter *f, const float *w, sc_dtype act) {
     const size_t pairs = (size_t)f->out_ch * f->in_ch, each = pack_steps(NULL, f, NULL, 4, 4, act);
     float *sums = to ? (float *)malloc(pairs * 4 * sizeof *sums) : NULL;
     if (to && !sums) return 0;
     for (int phase = 0; to && phase < 4; phase++) {
-        for (size_t p = 0; p < pairs; p++)
-            for (int t = 0; t < 4; t++) {
-                const int py = phase / 2, px = phase % 2;
-                float sum = 0;
-                for (int y = t / 2 ? 1 + py : 0; y <= (t / 2 ? 2 : py); y++)
-                    for (int x = t % 2 ? 1 + px : 0; x <= (t % 2 ? 2 : px); x++) sum += w[p * 9 + y * 3 + x];
-                sums[p * 4 + t] = sum;
-            }
+        sc_cuda_sum_phase(sums, w, pairs, phase);
         pack_steps(to + phase * each, f, sums, 4, 4, act);
     }
     free(sums);

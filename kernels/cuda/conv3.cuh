@@ -132,13 +132,6 @@ __device__ __forceinline__ void box_store(const CUtensorMap *map, uint32_t from,
     asm volatile("cp.async.bulk.tensor.5d.global.shared::cta.bulk_group [%0, {%1, %2, %3, %4, %5}], [%6];\ncp.async.bulk.commit_group;" ::"l"(map), "r"(c), "r"(x),
                  "r"(parity), "r"(y), "r"(frame), "r"(from) : "memory");
 }
-/* All but the last LEFT of this thread's stores have read shared memory. */
-template <int LEFT> __device__ __forceinline__ void stores_read() { asm volatile("cp.async.bulk.wait_group.read %0;" ::"n"(LEFT) : "memory"); }
-
-__device__ __forceinline__ void stmatrix4(uint32_t at, const uint32_t (&u)[4]) {
-    asm volatile("stmatrix.sync.aligned.m8n8.x4.shared.b16 [%0], {%1,%2,%3,%4};" ::"r"(at), "r"(u[0]), "r"(u[1]), "r"(u[2]), "r"(u[3]) : "memory");
-}
-
 /* a / (1 + exp(-a)) and the same of b, where the epilogue waits for the special unit: in f16 with one division for both (below -41 the quotient is off by
  * less than 1e-16), in bf16 as a/2 + a/2 tanh(a/2), one operation of that unit, off by at most |a| 2^-12 where rounding takes 2^-9 of the larger. */
 __device__ __forceinline__ float2 silu2(float a, float b, __half) {
@@ -274,14 +267,14 @@ __device__ __forceinline__ void conv3_consume(const conv3_args &a, const CUtenso
                     const uint32_t here = boxes + box * CONV3_BOX;
                     int o = at.n0 + part * 32, frame = at.frame;
                     if (o >= a.oc) break;
-                    if (lane == 0) stores_read<P::BOXES - 1>();
+                    if (lane == 0) hopper::stores_read<P::BOXES - 1>();
                     __syncwarp();
 #pragma unroll
                     for (int e = 0; e < 2; e++) {
                         uint32_t u[4];
 #pragma unroll
                         for (int k = 0; k < 4; k++) u[k] = pack2<T>(d[m][16 * part + 4 * k + 2 * e], d[m][16 * part + 4 * k + 2 * e + 1]);
-                        stmatrix4(here + e * (CONV3_BOX / 2) + row, u);
+                        hopper::store_matrices(here + e * (CONV3_BOX / 2) + row, u);
                     }
                     hopper::proxy_fence();
                     __syncwarp();
@@ -338,7 +331,7 @@ __device__ __forceinline__ void conv3_consume(const conv3_args &a, const CUtenso
             put(norm);
         }
     }
-    if (lane == 0) stores_read<0>(); /* shared memory goes with the CTA */
+    if (lane == 0) hopper::stores_read<0>(); /* shared memory goes with the CTA */
 #endif
 }
 

@@ -30,8 +30,8 @@ static size_t pack_wide(uint16_t *to, const sc_filter *f, const float *w, int ta
     return total;
 }
 
-/* The 2 x 2 weights of one parity of the output pixel: rows (and columns) of the 3 x 3 that meet the same input pixel, added. */
-static void sum_phase(float *to, const float *w, size_t pairs, int py, int px) {
+extern "C" void sc_cuda_sum_phase(float *to, const float *w, size_t pairs, int phase) {
+    const int py = phase / 2, px = phase % 2;
     for (size_t p = 0; p < pairs; p++)
         for (int t = 0; t < 4; t++) {
             float sum = 0;
@@ -147,7 +147,7 @@ extern "C" sc_status sc_cuda_filter_create(sc_device *dev, sc_filter **out, cons
             goto no_memory;
         }
         for (int phase = 0; phase < 4; phase++) {
-            sum_phase(sums, w, pairs, phase / 2, phase % 2);
+            sc_cuda_sum_phase(sums, w, pairs, phase);
             pack_wide(packed + phase * f->phase_elems, f, sums, 4, dev->act);
             if (resident) pack_resident(kept, f, sums, 4, 0, phase, 4, dev->act);
         }

@@ -1,4 +1,4 @@
-/* filter.h - the weight of a convolution on the card. Shared by filter.cu (packs) and conv.cu (multiplies). */
+/* filter.h - the weight of a convolution on the card. Shared by filter.cu (packs), conv.cu (multiplies) and conv3.cu (both, of several frames). */
 #ifndef SC_KERNELS_CUDA_FILTER_H
 #define SC_KERNELS_CUDA_FILTER_H
 #include "kernels/cuda/cuda.h"
@@ -23,6 +23,13 @@ struct sc_filter {
 };
 
 enum { SC_NARROW_CHANNELS = 3, SC_NARROW_IN = 256, SC_NARROW3_IN = 128 };
+
+/* w [pairs][3 x 3] to [pairs][2 x 2], the weights of one parity (2 * row + column) of the output pixel: rows and columns of the 3 x 3 that meet the same
+ * input pixel of a picture doubled by nearest neighbour, added. */
+#ifdef __cplusplus
+extern "C"
+#endif
+void sc_cuda_sum_phase(float *to, const float *w, size_t pairs, int phase);
 
 /* Channels of a stage of conv.cuh, in units of 16. */
 static inline int sc_conv_kk(int taps, int pw) { return taps == 9 ? 1 : taps == 4 ? 2 : pw == 1 ? 4 : 2; }

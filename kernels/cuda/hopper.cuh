@@ -1,4 +1,4 @@
-/* hopper.cuh - Hopper's instructions, one wrapper each: mbarrier, the bulk tensor copy, wgmma, setmaxnreg.
+/* hopper.cuh - Hopper's instructions, one wrapper each: mbarrier, the bulk tensor copy, stmatrix, wgmma, setmaxnreg.
  *
  * Shared memory of the tiles is swizzled by 128 bytes: a tile is [halves][rows][64 channels], one row of a half is 128 bytes, the
  * 16-byte pieces of row r stand XORed by r mod 8, eight rows make an atom of 1024 bytes. */
@@ -55,6 +55,14 @@ __device__ __forceinline__ void copy_2d(uint32_t dst, const CUtensorMap *map, in
 }
 __device__ __forceinline__ void prefetch_map(const CUtensorMap *map) {
     asm volatile("prefetch.tensormap [%0];" ::"l"(map) : "memory");
+}
+
+/* All but the newest LEFT groups of this thread's bulk copies to global memory have read their source. */
+template <int LEFT> __device__ __forceinline__ void stores_read() { asm volatile("cp.async.bulk.wait_group.read %0;" ::"n"(LEFT) : "memory"); }
+
+/* Four matrices of 8 x 8 16-bit values as a warp holds sums, row i of matrix k to the address of lane 8k + i. */
+__device__ __forceinline__ void store_matrices(uint32_t at, const uint32_t (&u)[4]) {
+    asm volatile("stmatrix.sync.aligned.m8n8.x4.shared.b16 [%0], {%1, %2, %3, %4};" ::"r"(at), "r"(u[0]), "r"(u[1]), "r"(u[2]), "r"(u[3]) : "memory");
 }
 
 /* Barrier `id` (1 and up) of the calling warpgroup's 128 threads. */

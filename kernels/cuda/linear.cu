@@ -21,7 +21,6 @@
 #include "kernels/cuda/upload.h"
 
 #include <assert.h>
-#include <math.h>
 #include <stdlib.h>
 
 using namespace sc;

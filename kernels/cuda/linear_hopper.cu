@@ -75,14 +75,7 @@ __device__ __forceinline__ void store_2d(const CUtensorMap *map, int x, int y, u
     asm volatile("cp.async.bulk.tensor.2d.global.shared::cta.bulk_group [%0, {%1, %2}], [%3];" ::"l"(map), "r"(x), "r"(y), "r"(src) : "memory");
 }
 __device__ __forceinline__ void store_commit() { asm volatile("cp.async.bulk.commit_group;" ::: "memory"); }
-/* All but the newest N groups of this thread's stores have read their source. */
-template <int N> __device__ __forceinline__ void store_wait_read() { asm volatile("cp.async.bulk.wait_group.read %0;" ::"n"(N) : "memory"); }
 __device__ __forceinline__ void store_wait_all() { asm volatile("cp.async.bulk.wait_group 0;" ::: "memory"); }
-
-/* Four matrices of 8 x 8 bf16 as a warp holds sums, row i of matrix k to the address of lane 8k + i. */
-__device__ __forceinline__ void store_matrices(uint32_t at, const uint32_t (&u)[4]) {
-    asm volatile("stmatrix.sync.aligned.m8n8.x4.shared.b16 [%0], {%1, %2, %3, %4};" ::"r"(at), "r"(u[0]), "r"(u[1]), "r"(u[2]), "r"(u[3]) : "memory");
-}
 
 /* GELU by the card's tanh, which errs by 5e-4 at most: an eighth of what rounding to bf16 does where GELU is not tiny. */
 __device__ __forceinline__ float gelu_fast(float y) {
@@ -159,7 +152,7 @@ template <int BN> struct output {
         const uint32_t to = buffers + p / 2 % OUT_BUFFERS * OUT_BYTES;
         if (channel >= a.n) return;
         if (p % 2 == 0) {
-            if (lane == 0) store_wait_read<OUT_BUFFERS - 1>();
+            if (lane == 0) hopper::stores_read<OUT_BUFFERS - 1>();
             __syncwarp();
         }
         uint32_t v[4];
@@ -168,7 +161,7 @@ template <int BN> struct output {
             const float2 y = unpack2<__nv_bfloat16>(u[4 * p + i]);
             v[i] = pack2<__nv_bfloat16>(gelu_fast(y.x), gelu_fast(y.y));
         }
-        store_matrices(to + row * (CHUNK * 2) + ((p % 2 * 2 + lane / 16) ^ (row / 2 % 4)) * 16, v);
+        hopper::store_matrices(to + row * (CHUNK * 2) + ((p % 2 * 2 + lane / 16) ^ (row / 2 % 4)) * 16, v);
         if (p % 2) {
             hopper::proxy_fence();
             __syncwarp();
@@ -206,7 +199,7 @@ template <int BN> struct consumer {
      * racecheck does not follow. The products asked for last go on meanwhile. */
     __device__ __forceinline__ void ask_bias(const args &a, int n0, uint32_t bias, uint32_t bar, bool any) {
         const uint32_t bytes = min(BN, a.n - n0) * 4;
-        if (any) asm volatile("bar.sync %0, 128;" ::"r"((int)threadIdx.x / 128) : "memory");
+        if (any) hopper::warpgroup_sync((int)threadIdx.x / 128);
         if (threadIdx.x % 128) return;
         hopper::barrier_expect(bar, bytes);
         hopper::copy_1d(bias, a.bias + n0, bytes, bar);

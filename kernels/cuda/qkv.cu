@@ -56,10 +56,6 @@ typedef struct {
     struct { const sc_kv_slot *slots; int stride, own; } view[SC_MAX_BATCH]; /* own: index of the first slot of the own chunk */
 } heads_args;
 
-template <class T> __device__ __forceinline__ uint4 pack8(const float v[8]) {
-    return make_uint4(pack2<T>(v[0], v[1]), pack2<T>(v[2], v[3]), pack2<T>(v[4], v[5]), pack2<T>(v[6], v[7]));
-}
-
 /* 16 bytes to global memory in one store: of some of those written as an assignment the compiler makes four, which each touch all sectors. */
 __device__ __forceinline__ void store16(void *p, uint4 u) {
     asm volatile("st.global.v4.b32 [%0], {%1, %2, %3, %4};" ::"l"(__cvta_generic_to_global(p)), "r"(u.x), "r"(u.y), "r"(u.z), "r"(u.w) : "memory");
