@@ -28,17 +28,20 @@
  * change of age reloads up to 3 of 4 k-steps from global memory and turns them in place; plans are in order of age, so
  * they change age a handful of times.
  *
- * The running maximum is only raised when a row exceeds it by 2^8: a softmax is the same for any reference value, P stays far
- * from f16's limit, and the rescaling of O, 64 multiplications, nearly vanishes.
+ * A softmax is the same for any reference value. A row's is the maximum of the first page, or of the first after a pause, that exceeds the one before by
+ * 2^8. In f16 every page is looked at, since P must not reach the type's end. In bf16 it is not, because the look before the exponentials, and
+ * the branch behind it, take a twentieth of the kernel's time: whoever has a sum past 2^64 at the end of its piece does it once more, slowly.
  *
  * Bound: 4 * 64 * 64 * 128 flop a page and block on the tensor cores (512 cycles), of which 60/64 squared count for 60-token
  * blocks. */
 #include "kernels/cuda/attention.cuh"
 #include "kernels/cuda/hopper.cuh"
 #include "kernels/cuda/launch.cuh"
+#include "kernels/cuda/mma.cuh"
 #include "kernels/cuda/tensor_map.h"
 
 #include <assert.h>
+#include <type_traits>
 
 using namespace hopper;
 
@@ -255,12 +258,17 @@ static __device__ __forceinline__ void mask_columns(float (&s)[32], int length) 
     }
 }
 
-/* Running maxima (unscaled) and sums of this thread's two rows. */
+/* Reference values (unscaled scores) and sums of this thread's two rows. */
 struct softmax_rows {
     float m0, m1, l0, l1;
 };
 
-/* The maxima, raised when one of the warp's scores exceeds its row's by 2^8; the lanes only talk then. True: they rose, O is to be scaled by c. */
+/* Whether P's type ends so soon above the reference that every page's scores are looked at. Else the sums tell when they have gone past LIMIT, still far
+ * from where f32, of which P's type has the range, ends for O. */
+template <typename T> constexpr bool narrow = std::is_same<T, __half>::value;
+static constexpr float LIMIT = 0x1p64f;
+
+/* The references, raised when one of the warp's scores exceeds its row's by 2^8; the lanes only talk then. True: they rose, O is to be scaled by c. */
 static __device__ __forceinline__ bool raise_maxima(const float (&s)[32], softmax_rows &r, float scale, float2 &c) {
     float top[4];
 #pragma unroll
@@ -276,7 +284,7 @@ static __device__ __forceinline__ bool raise_maxima(const float (&s)[32], softma
     return true;
 }
 
-/* s becomes the exponentials of a page, their sums are counted. */
+/* s becomes the exponentials of a page, their sums are counted. A branch on them would cost what looking at the scores costs. */
 static __device__ __forceinline__ void exponentials(float (&s)[32], softmax_rows &r, float scale) {
     const float b0 = r.m0 * scale, b1 = r.m1 * scale;
 #pragma unroll
@@ -355,6 +363,67 @@ template <typename T> static __device__ __forceinline__ bool next_work(const sc_
     return w.more;
 }
 
+/* ---- a piece once more --------------------------------------------------------------------------------------------------- */
+
+/* 16-bit values of two rows of V, a column of the B operand. */
+static __device__ __forceinline__ uint32_t two_rows(const uint16_t *v, bool first, bool second) {
+    return (first ? __ldg(v) : 0u) | (second ? (uint32_t)__ldg(v + SC_ATT_DIM) : 0u) << 16;
+}
+
+/* The warp's 16 rows of its piece from the beginning, for scores that leave the first page's maximum too far below: each page's maximum is looked at,
+ * products by mma.sync, K and V from where they lie, since the ring has gone on. Rows of q past 64 channels still stand in shared memory. */
+template <typename T>
+static __device__ __forceinline__ void once_more(float (&o)[64], softmax_rows &sums, const sc_att_params &p, const ring &r, int member) {
+    const work_item &w = r.work[member];
+    uint32_t q[4][4], pr[4][4];
+    int thread, age = 0; /* volatile: what follows from it takes no registers of those who never come here */
+    asm volatile("mov.u32 %0, %%tid.x;" : "=r"(thread));
+    const int g = thread / 4 & 7, t = thread & 3, row = (thread >> 5 & 3) * 16 + g;
+    sums = {-INFINITY, -INFINITY, 0, 0};
+#pragma unroll
+    for (int i = 0; i < 64; i++) o[i] = 0;
+    load_q<T>(q, w, p.age, 0, true);
+#pragma unroll 1
+    for (int i = 0; i < w.of.end - w.of.begin; i++) {
+        const int3 planned = planned_page(p, w.of, i); /* page, age, rows << 3 | bits */
+        if (!(planned.z >> member & 1)) continue;
+        if (planned.y != age) load_q<T>(q, w, p.age, age = planned.y, false);
+        const size_t page = (size_t)planned.x * p.page_rows * SC_ATT_DIM;
+        const T *k = (const T *)p.k + page + g * SC_ATT_DIM + 2 * t;
+        const uint16_t *v = (const uint16_t *)p.v + page + 2 * t * SC_ATT_DIM + g;
+        float s[32] = {};
+        float2 c;
+#pragma unroll
+        for (int ks = 0; ks < 8; ks++) {
+            uint32_t a[4];
+#pragma unroll
+            for (int e = 0; e < 4; e++) {
+                const int at = row + e % 2 * 8, eight = ks % 4 * 2 + e / 2;
+                a[e] = ks < 4 ? q[ks & 3][e] : *(const uint32_t *)(r.q[member] + at * 128 + ((eight ^ (at & 7)) << 4) + t * 4);
+            }
+#pragma unroll
+            for (int j = 0; j < 8; j++) {
+                const bool there = 8 * j + g < p.page_rows;
+                const uint32_t *b = (const uint32_t *)(k + 8 * j * SC_ATT_DIM + 16 * ks);
+                sc::mma16816<T>(&s[4 * j], a, there ? __ldg(b) : 0, there ? __ldg(b + 4) : 0);
+            }
+        }
+        mask_columns(s, planned.z >> SC_ATT_GROUP);
+        if (raise_maxima(s, sums, p.scale_log2, c)) scale_rows(o, c);
+        exponentials(s, sums, p.scale_log2);
+        pack_p<T>(pr, s);
+#pragma unroll
+        for (int ks = 0; ks < 4; ks++) {
+            const int key = 16 * ks + 2 * t, left = p.page_rows - key;
+#pragma unroll
+            for (int j = 0; j < 16; j++) {
+                const uint16_t *b = v + 16 * ks * SC_ATT_DIM + 8 * j;
+                sc::mma16816<T>(&o[4 * j], pr[ks], two_rows(b, left > 0, left > 1), two_rows(b + 8 * SC_ATT_DIM, left > 8, left > 9));
+            }
+        }
+    }
+}
+
 /* The block's rows of a whole item to `out`, or a piece's unfinished sums to the workspace. */
 template <typename T> static __device__ __forceinline__ void store_output(const sc_att_params &p, const work_item &w, int member, const float (&o)[64], softmax_rows sums) {
     const int row = own_row(), t = threadIdx.x & 3;
@@ -390,7 +459,7 @@ template <typename T> static __device__ void consume(const sc_att_params &p, rin
     if ((threadIdx.x & 127) == 0) r.work[member].where = walk(p);
     while (next_work<T>(p, r, member)) {
         uint32_t q[4][4], pr[4][4];
-        float s[32], o[64];
+        float s[32], o[64], most = 0; /* most: of the sums, before they are scaled */
         softmax_rows sums = {-INFINITY, -INFINITY, 0, 0};
         uint32_t age = 0;
         load_q<T>(q, r.work[member], p.age, 0, true);
@@ -415,6 +484,7 @@ template <typename T> static __device__ void consume(const sc_att_params &p, rin
             registers_ready(s);
             give_back(r.k_empty[e.place()]);
             mask_columns(s, e.length());
+            most = fmaxf(most, fmaxf(sums.l0, sums.l1));
             if (raise_maxima(s, sums, scale, c)) scale_rows(o, c);
             exponentials(s, sums, scale);
             pack_p<T>(pr, s);
@@ -433,7 +503,7 @@ template <typename T> static __device__ void consume(const sc_att_params &p, rin
                 registers_ready(s);
                 give_back(r.k_empty[now.place()]);
                 mask_columns(s, now.length());
-                const bool rose = raise_maxima(s, sums, scale, c);
+                const bool rose = narrow<T> && raise_maxima(s, sums, scale, c);
                 wgmma_wait<0>();
                 registers_ready(o);
                 give_back(r.v_empty[before]);
@@ -448,6 +518,7 @@ template <typename T> static __device__ void consume(const sc_att_params &p, rin
             give_back(r.v_empty[before]);
         }
         if ((threadIdx.x & 127) == 0) atomicAdd((unsigned *)&r.ended[member], 1);
+        if (!narrow<T> && __any_sync(~0u, fmaxf(most, fmaxf(sums.l0, sums.l1)) > LIMIT)) once_more<T>(o, sums, p, r, member);
         store_output<T>(p, r.work[member], member, o, sums);
     }
 }

@@ -41,6 +41,7 @@ struct shape {
     int rows;         /* tokens of a block; 0: different ones from 1 to page_rows */
     int window_chunks, capacity, persistent, keep /* 0: no list */, max_distance;
     int p_age_chunks; /* the oldest persistent block, in chunks before the window; 0: all of one age */
+    bool leaps;       /* some rows' scores rise by 57 or 170 and more from page to page, past what the exponential of one holds */
 };
 
 /* Sequence s has fewer persistent blocks and less window than sequence 0, and another list count. */
@@ -140,6 +141,7 @@ struct problem {
             fill_kernel<<<1024, 256>>>(dq, q_count, 3, half);
         } else {
             dk = fill(k, cells, 1.0f), dv = fill(v, cells, 1.0f), dq = fill(q, q_count, 1.5f);
+            if (c.leaps) leap();
             poison_tails();
         }
         rep_k.resize((size_t)pages * c.dim);
@@ -166,6 +168,20 @@ struct problem {
         f.resize(n);
         for (size_t i = 0; i < n; i++) u[i] = round16(normal(rng) * scale, half), f[i] = widen16(u[i], half);
         return to_device(u);
+    }
+    /* Every fourth row of q meets a higher key in every second page of the window, every fourth but one two keys far above all else. Channels that do not turn,
+     * values that round to themselves: which key wins is no matter of rounding. */
+    void leap() {
+        std::vector<uint16_t> u(q.size());
+        for (size_t row = 0; row * c.dim < q.size(); row++) q[row * c.dim + 100] = row % 4 == 0 ? 2.0f : 0.0f, q[row * c.dim + 101] = row % 4 == 1 ? 2.0f : 0.0f;
+        for (size_t i = 0; i < q.size(); i++) u[i] = round16(q[i], half);
+        CUDA(cudaMemcpy(dq, u.data(), u.size() * 2, cudaMemcpyHostToDevice));
+        for (int sh = 0; sh < c.seqs * c.heads; sh++)
+            for (int i = 0; i < c.window_chunks * c.blocks; i++) {
+                float *key = &k[((size_t)slots[(size_t)sh * stride + window_base + i].page * c.page_rows + i % c.rows) * c.dim];
+                if (i % 2) key[100] = 320.0f * (float)(i / 2 + 1);
+                if (i == 3 || i == 9) key[101] = 960;
+            }
     }
     /* Rows past the length of the block that a page holds: large values, in K and V. */
     void poison_tails() {
@@ -327,6 +343,8 @@ static const shape checks[] = {
     {"head of 64, ragged",              2, 3,  64,  5, 33,  0, 3,  7,  7,  4, 18,  6},
     {"head of 4",                       1, 1,   4,  2,  2,  2, 3,  2,  2,  3, 18,  3},
     {"window over 1024 blocks",         1, 1, 128, 37,  8,  8, 28, 4,  4, 90, 18,  3},
+    {"scores that leap",                1, 2, 128,  5, 60, 60,  3, 6,  6,  0, 18,  4, true},
+    {"scores that leap, one piece",     1, 50, 128, 9,  8,  8,  3, 2,  2,  0, 18,  2, true},
 };
 
 /* ---- time --------------------------------------------------------------------------------------------------------------- */
