@@ -17,20 +17,17 @@
  * Source of the scheme: the persistent cooperative kernels of CUTLASS 3 and the epilogue of one tile beside the next one's sums of its ping-pong kernels; none of its code.
  * Compared with the twin in test_cuda_ops, timed by linear_bench. Thread: engine; asynchronous on the device's stream. */
 #include "kernels/cuda/act.cuh"
-#include "kernels/cuda/hopper.cuh"
 #include "kernels/cuda/launch.cuh"
 #include "kernels/cuda/matrix.h"
+#include "kernels/cuda/product_hopper.cuh"
 #include "kernels/cuda/tensor_map.h"
 
 using namespace sc;
 
 enum {
-    TILE_M = 128, TILE_K = 64, THREADS = 384, PRODUCER_REGISTERS = 40, CONSUMER_REGISTERS = 232,
     BAND_TILES = 20,        /* at most this many tiles in a band's column */
     CHUNK = 32,             /* channels that leave at a time */
-    WARPS = 8,              /* that multiply */
     OUT_BUFFERS = 4, OUT_BYTES = 16 * CHUNK * 2, /* of each warp */
-    ROW_BYTES = TILE_K * 2,
     LEAST_ROWS = 1024,      /* of x: below, cuBLASLt's smaller tiles are better */
 };
 
@@ -42,35 +39,6 @@ typedef struct {
 
 /* ---- what hopper.cuh has no wrapper for --------------------------------------------------------------------------------- */
 
-#define SC_GEMM_R4(i) "+f"(d[i]), "+f"(d[(i) + 1]), "+f"(d[(i) + 2]), "+f"(d[(i) + 3])
-#define SC_GEMM_R16(i) SC_GEMM_R4(i), SC_GEMM_R4((i) + 4), SC_GEMM_R4((i) + 8), SC_GEMM_R4((i) + 12)
-#define SC_GEMM_112_NAMES \
-    "%0,%1,%2,%3,%4,%5,%6,%7,%8,%9,%10,%11,%12,%13,%14,%15,%16,%17,%18,%19,%20,%21,%22,%23,%24,%25,%26,%27," \
-    "%28,%29,%30,%31,%32,%33,%34,%35,%36,%37,%38,%39,%40,%41,%42,%43,%44,%45,%46,%47,%48,%49,%50,%51,%52,%53,%54,%55," \
-    "%56,%57,%58,%59,%60,%61,%62,%63,%64,%65,%66,%67,%68,%69,%70,%71,%72,%73,%74,%75,%76,%77,%78,%79,%80,%81,%82,%83," \
-    "%84,%85,%86,%87,%88,%89,%90,%91,%92,%93,%94,%95,%96,%97,%98,%99,%100,%101,%102,%103,%104,%105,%106,%107,%108,%109,%110,%111"
-#define SC_GEMM_112_SUMS SC_GEMM_R16(0), SC_GEMM_R16(16), SC_GEMM_R16(32), SC_GEMM_R16(48), SC_GEMM_R16(64), SC_GEMM_R16(80), SC_GEMM_R16(96)
-#define SC_GEMM_WGMMA_224 \
-    asm volatile("{\n.reg .pred p;\nsetp.ne.b32 p, %114, 0;\nwgmma.mma_async.sync.aligned.m64n224k16.f32.bf16.bf16 {" SC_GEMM_112_NAMES \
-                 "}, %112, %113, p, 1, 1, 0, 0;\n}" : SC_GEMM_112_SUMS : "l"(a), "l"(b), "r"(add))
-#define SC_GEMM_WGMMA_256 \
-    asm volatile("{\n.reg .pred p;\nsetp.ne.b32 p, %130, 0;\nwgmma.mma_async.sync.aligned.m64n256k16.f32.bf16.bf16 {" SC_GEMM_112_NAMES \
-                 ",%112,%113,%114,%115,%116,%117,%118,%119,%120,%121,%122,%123,%124,%125,%126,%127}, %128, %129, p, 1, 1, 0, 0;\n}" : SC_GEMM_112_SUMS, SC_GEMM_R16(112) : "l"(a), "l"(b), "r"(add))
-/* d[64 rows][BN] = a b^T, added to what it holds if `add`; both K-major in shared memory, 16 channels. */
-__device__ __forceinline__ void product(float (&d)[112], uint64_t a, uint64_t b, int add) { SC_GEMM_WGMMA_224; }
-__device__ __forceinline__ void product(float (&d)[128], uint64_t a, uint64_t b, int add) { SC_GEMM_WGMMA_256; }
-#undef SC_GEMM_112_NAMES
-#undef SC_GEMM_112_SUMS
-#undef SC_GEMM_WGMMA_224
-#undef SC_GEMM_WGMMA_256
-#undef SC_GEMM_R16
-#undef SC_GEMM_R4
-
-__device__ __forceinline__ float2 load_2(uint32_t at) {
-    float2 v;
-    asm volatile("ld.shared.v2.f32 {%0, %1}, [%2];" : "=f"(v.x), "=f"(v.y) : "r"(at) : "memory");
-    return v;
-}
 __device__ __forceinline__ void store_2d(const CUtensorMap *map, int x, int y, uint32_t src) {
     asm volatile("cp.async.bulk.tensor.2d.global.shared::cta.bulk_group [%0, {%1, %2}], [%3];" ::"l"(map), "r"(x), "r"(y), "r"(src) : "memory");
 }
@@ -87,8 +55,8 @@ __device__ __forceinline__ float gelu_fast(float y) {
 /* ---- the kernel --------------------------------------------------------------------------------------------------------- */
 
 template <int BN> struct layout {
-    static const int STAGE_BYTES = (TILE_M + BN) * ROW_BYTES;
-    static const int OUT = WARPS * OUT_BUFFERS * OUT_BYTES;
+    static const int STAGE_BYTES = stage_of<BN>::BYTES;
+    static const int OUT = PRODUCT_WARPS * OUT_BUFFERS * OUT_BYTES;
     static const int REST = OUT + 2 * BN * 4 + 128; /* all but the ring: output, two warpgroups' bias, barriers */
     static const int STAGES = (227 * 1024 - REST) / STAGE_BYTES;
     static const int BYTES = STAGES * STAGE_BYTES + REST;
@@ -97,15 +65,8 @@ template <int BN> struct layout {
 
 /* Shared memory of a CTA, as addresses. */
 struct memory {
-    uint32_t ring, buffers, bias, full, empty, bias_full; /* bias, and whether it is there: of each warpgroup that multiplies */
-};
-
-/* A place in the ring, and how often it was passed. */
-template <int STAGES> struct cursor {
-    uint32_t stage = 0, phase = 0;
-    __device__ __forceinline__ void next() {
-        if (++stage == STAGES) stage = 0, phase ^= 1;
-    }
+    ring r;
+    uint32_t buffers, bias, bias_full; /* bias, and whether it is there: of each warpgroup that multiplies */
 };
 
 struct tile {
@@ -121,13 +82,7 @@ template <int BN> __device__ __forceinline__ void produce(const args &a, const C
     cursor<L::STAGES> at;
     for (int t = blockIdx.x; t < a.m_tiles * a.n_tiles; t += gridDim.x) {
         const tile here(a, t, BN);
-        for (int k = 0; k < a.steps; k++, at.next()) {
-            const uint32_t to = s.ring + at.stage * L::STAGE_BYTES, bar = s.full + at.stage * 8;
-            hopper::barrier_wait(s.empty + at.stage * 8, at.phase ^ 1);
-            hopper::barrier_expect(bar, L::STAGE_BYTES);
-            hopper::copy_2d(to, x, k * TILE_K, here.m0, bar);
-            hopper::copy_2d(to + TILE_M * ROW_BYTES, w, k * TILE_K, here.n0, bar);
-        }
+        for (int k = 0; k < a.steps; k++, at.next()) ring_bring<BN>(s.r, at, x, w, k * TILE_K, here.m0, here.n0);
     }
 }
 
@@ -178,22 +133,7 @@ template <int BN> struct consumer {
     cursor<L::STAGES> at;
     float d[BN / 2];
 
-    __device__ __forceinline__ void release(uint32_t bar) {
-        if (threadIdx.x % 32 == 0) hopper::barrier_arrive(bar, 1);
-    }
-    /* Asks for step k's products; returns the stage's barrier. */
-    __device__ __forceinline__ uint32_t ask(bool add) {
-        const uint32_t stage = s.ring + at.stage * L::STAGE_BYTES;
-        const uint64_t xs = hopper::tile_desc(stage + rows * ROW_BYTES, 0), ws = hopper::tile_desc(stage + TILE_M * ROW_BYTES, 0);
-        hopper::barrier_wait(s.full + at.stage * 8, at.phase);
-        hopper::wgmma_fence();
-#pragma unroll
-        for (int i = 0; i < TILE_K / 16; i++) product(d, xs + 2 * i, ws + 2 * i, add || i > 0);
-        hopper::wgmma_commit();
-        const uint32_t bar = s.empty + at.stage * 8;
-        at.next();
-        return bar;
-    }
+    __device__ __forceinline__ uint32_t ask(bool add) { return ring_multiply<BN>(d, s.r, at, rows, add); }
 
     /* The tile's bias, by a thread of the warpgroup, once all of it have read the one before: at a barrier and not at the ring's, whose chain
      * racecheck does not follow. The products asked for last go on meanwhile. */
@@ -220,18 +160,18 @@ template <int BN> struct consumer {
                 const uint32_t bar = ask(true);
                 if (any) left.piece(k, a, out, buffers);
                 hopper::wgmma_wait<1>();
-                release(before);
+                ring_release(before);
                 before = bar;
             }
             for (int k = L::PIECES; k < a.steps; k++) {
                 const uint32_t bar = ask(true);
                 hopper::wgmma_wait<1>();
-                release(before);
+                ring_release(before);
                 before = bar;
             }
             hopper::wgmma_wait<0>();
             hopper::registers_ready(d);
-            release(before);
+            ring_release(before);
             hopper::barrier_wait(bias_bar, odd);
             left.take(d, bias);
             left.m0 = here.m0 + rows + warp % 4 * 16, left.n0 = here.n0;
@@ -245,18 +185,18 @@ template <int BN> struct consumer {
 };
 
 template <int BN>
-__global__ static void __launch_bounds__(THREADS, 1)
+__global__ static void __launch_bounds__(PRODUCT_THREADS, 1)
     linear_kernel(const __grid_constant__ CUtensorMap x, const __grid_constant__ CUtensorMap w, const __grid_constant__ CUtensorMap out, const args a) {
 #if __CUDA_ARCH__ >= 900
     using L = layout<BN>;
     extern __shared__ __align__(1024) char raw[];
     memory s;
-    s.ring = hopper::smem_u32(raw), s.buffers = s.ring + L::STAGES * L::STAGE_BYTES, s.bias = s.buffers + L::OUT;
-    s.full = s.bias + 2 * BN * 4, s.empty = s.full + L::STAGES * 8, s.bias_full = s.empty + L::STAGES * 8;
+    s.r.stages = hopper::smem_u32(raw), s.buffers = s.r.stages + L::STAGES * L::STAGE_BYTES, s.bias = s.buffers + L::OUT;
+    s.r.full = s.bias + 2 * BN * 4, s.r.empty = s.r.full + L::STAGES * 8, s.bias_full = s.r.empty + L::STAGES * 8;
 
     if (threadIdx.x == 0) {
-        if (s.ring & 1023) __trap();
-        for (int i = 0; i < L::STAGES; i++) hopper::barrier_init(s.full + i * 8, 1), hopper::barrier_init(s.empty + i * 8, WARPS);
+        if (s.r.stages & 1023) __trap();
+        ring_init(s.r, L::STAGES);
         for (int i = 0; i < 2; i++) hopper::barrier_init(s.bias_full + i * 8, 1);
         hopper::barrier_init_fence();
     }
@@ -285,7 +225,7 @@ template <int BN> static bool start(struct sc_cuda *c, const CUtensorMap &x, con
     using L = layout<BN>;
     const int tiles = a.m_tiles * a.n_tiles;
     if (cudaFuncSetAttribute(linear_kernel<BN>, cudaFuncAttributeMaxDynamicSharedMemorySize, L::BYTES) != cudaSuccess) return false;
-    launch(c, linear_kernel<BN>, dim3(tiles < c->sm_count ? tiles : c->sm_count), THREADS, L::BYTES, 0, x, w, out, a);
+    launch(c, linear_kernel<BN>, dim3(tiles < c->sm_count ? tiles : c->sm_count), PRODUCT_THREADS, L::BYTES, 0, x, w, out, a);
     return true;
 }
 
