@@ -34,6 +34,7 @@ extern "C" {
 
 typedef struct sc_device sc_device;
 typedef struct sc_matrix sc_matrix; /* weight of a linear layer, packed for the device */
+typedef struct sc_query sc_query;   /* what queries are to folded keys */
 typedef struct sc_filter sc_filter; /* weight of a convolution, packed for the device */
 typedef struct sc_mark sc_mark;     /* a place in a queue's order */
 
@@ -243,6 +244,30 @@ typedef struct {
     int n, heads, stride;   /* 1 <= n <= stride <= SC_FOLD_MAX, a multiple of 8 */
 } sc_fold_args;
 
+/* Queries that nobody keeps. To the n keys of a short prompt the queries q[i] = w x[i] + b of a cross attention are only their logits, and the mean of
+ * their squares that the norm divides by: both can be had without q. The keys are taken through w once for all queries, and the sum of the squares
+ * |w x + b|^2 = |r x + c|^2 + rest costs half a product, r being triangular.
+ * query_keys makes `keys` of a prompt for query_weights: query_bytes of device memory, in an order of the device's own, a multiple of 256 bytes from
+ * the start of an alloc. */
+typedef struct {
+    const sc_query *query;  /* of query_create; w's heads * head_dim rows are its x's columns too */
+    const float *norm;      /* f32 [heads * head_dim] */
+    const void *k;          /* act [n][heads * head_dim] */
+    int n, heads, stride;   /* as of sc_fold_args */
+    void *keys;
+} sc_query_keys_args;
+
+/* Of one sequence, out as cross_attention would leave it with weights = stride, norm_q = norm and q = w x + b: out[i][h * stride + j] =
+ * softmax over j < n of (q_h / sqrt(mean(q^2) + eps) * norm_h . k[j]_h / sqrt(head_dim), + last_bias for the last); 0 from n on. */
+typedef struct {
+    const sc_query *query;
+    const void *keys;       /* of query_keys with the same n, heads, stride */
+    const void *x;          /* act [tokens][heads * head_dim] */
+    int tokens, n, heads, stride;
+    float eps, last_bias;
+    void *out;              /* act [tokens][heads * stride] */
+} sc_query_weights_args;
+
 /* Text encoder attention, one prompt: no scale, bias[h][reach + r] added, r = key - query held between -reach and reach. q, k, v act
  * [n][heads*head_dim]. */
 typedef struct {
@@ -406,6 +431,13 @@ typedef struct {
     /* A matrix whose weight `fold` makes in `memory`: device, act [rows of o, up to a multiple of SC_FOLD_ROWS][cols], in an order of the device's
      * own, a multiple of 256 bytes from the start of an alloc; borrowed, as is o's bias, for the matrix's life. Neither waits nor allocates there. */
     sc_status (*fold_create)(sc_device *, sc_matrix **out, const sc_matrix *o, void *memory, int cols, sc_error *);
+    /* Of w and b of a layer's queries, borrowed for the query's life. *out NULL and SC_OK: the device gains nothing by it. query_bytes: of the keys
+     * of one prompt. NULL, all five, on a device that never does: cpu's products know no matrix of which half is left out. */
+    sc_status (*query_create)(sc_device *, sc_query **out, const sc_matrix *q, sc_error *err);
+    void (*query_destroy)(sc_device *, sc_query *);                         /* NULL is fine */
+    size_t (*query_bytes)(sc_device *, const sc_query *, int heads, int stride);
+    sc_status (*query_keys)(sc_device *, const sc_query_keys_args *, sc_error *);       /* neither waits nor allocates */
+    sc_status (*query_weights)(sc_device *, const sc_query_weights_args *, sc_error *);
     sc_status (*filter_create)(sc_device *, sc_filter **out, const sc_filter_desc *, sc_error *);
     void (*filter_destroy)(sc_device *, sc_filter *);
 
@@ -463,7 +495,7 @@ typedef struct {
 #define SC_OPS_WITH_ARGS(X) \
     X(linear, sc_linear_args) X(layer_norm, sc_layer_norm_args) X(rms_norm, sc_rms_norm_args) X(qkv, sc_qkv_args) X(select, sc_select_args) \
     X(attention, sc_attention_args) X(memory_update, sc_memory_update_args) X(cross_attention, sc_cross_attention_args) \
-    X(fold, sc_fold_args) X(text_attention, sc_text_attention_args) X(patchify, sc_patch_args) X(unpatchify, sc_patch_args) X(noise, sc_noise_args) \
+    X(fold, sc_fold_args) X(query_keys, sc_query_keys_args) X(query_weights, sc_query_weights_args) X(text_attention, sc_text_attention_args) X(patchify, sc_patch_args) X(unpatchify, sc_patch_args) X(noise, sc_noise_args) \
     X(denoise, sc_denoise_args) \
     X(latent_in, sc_latent_in_args) X(conv, sc_conv_args) X(grow, sc_grow_args) X(pool, sc_pool_args) X(pixels, sc_pixels_args) X(conv3, sc_conv3_args) \
     X(channel_norm, sc_channel_norm_args) X(frame_attention, sc_frame_attention_args) X(planes_in, sc_planes_in_args)

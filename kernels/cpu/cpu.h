@@ -58,6 +58,9 @@ void *sc_cpu_aligned(size_t bytes);
 /* Dot product in sixteen partial sums added pairwise (twin_transformer.c). */
 float sc_cpu_dot(const float *a, const float *b, int n);
 
+/* w = softmax(w) in place (twin_attention.c). */
+void sc_cpu_softmax(float *w, int n);
+
 /* Age of a slot in latent frames, as ops.h defines it (twin_attention.c). */
 int64_t sc_cpu_age(const sc_rope *rope, const sc_kv_view *view, const sc_kv_slot *slot);
 
@@ -90,6 +93,11 @@ void sc_twin_matrix_destroy(sc_device *, sc_matrix *);
 int sc_twin_fold_stride(sc_device *, const sc_matrix *, int, int);
 sc_status sc_twin_fold_create(sc_device *, sc_matrix **, const sc_matrix *, void *, int, sc_error *);
 sc_status sc_twin_fold(sc_device *, const sc_fold_args *, sc_error *);
+sc_status sc_twin_query_create(sc_device *, sc_query **, const sc_matrix *, sc_error *);
+void sc_twin_query_destroy(sc_device *, sc_query *);
+size_t sc_twin_query_bytes(sc_device *, const sc_query *, int, int);
+sc_status sc_twin_query_keys(sc_device *, const sc_query_keys_args *, sc_error *);
+sc_status sc_twin_query_weights(sc_device *, const sc_query_weights_args *, sc_error *);
 sc_status sc_twin_linear(sc_device *, const sc_linear_args *, sc_error *);
 sc_status sc_twin_layer_norm(sc_device *, const sc_layer_norm_args *, sc_error *);
 sc_status sc_twin_rms_norm(sc_device *, const sc_rms_norm_args *, sc_error *);

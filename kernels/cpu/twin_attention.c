@@ -27,8 +27,7 @@ void sc_cpu_turn(float *out, const float *in, const sc_rope *rope, int head_dim,
     }
 }
 
-/* w = softmax(w) in place. */
-static void softmax(float *w, int n) {
+void sc_cpu_softmax(float *w, int n) {
     float top = -INFINITY;
     double sum = 0;
     for (int i = 0; i < n; i++) top = w[i] > top ? w[i] : top;
@@ -200,7 +199,7 @@ sc_status sc_twin_attention(sc_device *dev, const sc_attention_args *a, sc_error
                         for (int j = 0; j < block_length(&a->blocks, slot->block); j++)
                             weight[n++] = sc_cpu_dot(turned, k + (size_t)j * (size_t)dim, dim) / sqrtf((float)dim);
                     }
-                    softmax(weight, n);
+                    sc_cpu_softmax(weight, n);
                     for (int d = 0; d < dim; d++) out[d] = 0;
                     n = 0;
                     for (int i = 0; i < listed; i++) {
@@ -236,7 +235,7 @@ sc_status sc_twin_cross_attention(sc_device *dev, const sc_cross_attention_args 
                 const float *k = (const float *)a->k[s] + h * dim;
                 for (int j = 0; j < a->n[s]; j++) weight[j] = sc_cpu_dot(q, k + (size_t)j * width, dim) / sqrtf((float)dim);
                 weight[a->n[s] - 1] += a->last_bias[s];
-                softmax(weight, a->n[s]);
+                sc_cpu_softmax(weight, a->n[s]);
                 if (!a->weights) {
                     weighted_sum((float *)a->out + at, weight, (const float *)a->v[s] + h * dim, width, a->n[s], dim);
                     continue;
@@ -263,7 +262,7 @@ sc_status sc_twin_text_attention(sc_device *dev, const sc_text_attention_args *a
                 const int r = j - i < -a->reach ? -a->reach : j - i > a->reach ? a->reach : j - i;
                 weight[j] = sc_cpu_dot(q + (size_t)i * ld, k + (size_t)j * ld, dim) + bias[r];
             }
-            softmax(weight, a->n);
+            sc_cpu_softmax(weight, a->n);
             weighted_sum((float *)a->out + ((size_t)i * (size_t)a->heads + (size_t)h) * (size_t)dim, weight, v, ld, a->n, dim);
         }
     }

@@ -94,6 +94,62 @@ sc_status sc_twin_fold(sc_device *dev, const sc_fold_args *a, sc_error *err) {
     return SC_OK;
 }
 
+/* Folded keys are only normed here: the definition goes by the queries. */
+struct sc_query { const sc_matrix *q; };
+
+sc_status sc_twin_query_create(sc_device *dev, sc_query **out, const sc_matrix *q, sc_error *err) {
+    (void)dev;
+    *out = calloc(1, sizeof **out);
+    if (!*out) return sc_fail(err, SC_ENOMEM, "query: out of memory");
+    (*out)->q = q;
+    return SC_OK;
+}
+
+void sc_twin_query_destroy(sc_device *dev, sc_query *q) {
+    (void)dev;
+    free(q);
+}
+
+size_t sc_twin_query_bytes(sc_device *dev, const sc_query *q, int heads, int stride) {
+    (void)dev, (void)heads;
+    return (size_t)stride * (size_t)q->q->rows * sizeof(float);
+}
+
+sc_status sc_twin_query_keys(sc_device *dev, const sc_query_keys_args *a, sc_error *err) {
+    const size_t width = (size_t)a->query->q->rows;
+
+    (void)dev, (void)err;
+    assert(a->n >= 1 && a->n <= a->stride && a->stride <= SC_FOLD_MAX && a->stride % 8 == 0);
+    for (size_t i = 0; i < (size_t)a->n * width; i++) ((float *)a->keys)[i] = ((const float *)a->k)[i] * a->norm[i % width];
+    return SC_OK;
+}
+
+sc_status sc_twin_query_weights(sc_device *dev, const sc_query_weights_args *a, sc_error *err) {
+    const sc_matrix *w = a->query->q;
+    const int dim = w->rows / a->heads;
+    float *q = malloc((size_t)w->rows * sizeof *q);
+
+    (void)dev;
+    if (!q) return sc_fail(err, SC_ENOMEM, "query: out of memory");
+    for (int t = 0; t < a->tokens; t++) {
+        double square = 0;
+        for (int r = 0; r < w->rows; r++) {
+            q[r] = sc_cpu_dot((const float *)a->x + (size_t)t * (size_t)w->cols, w->w + (size_t)r * (size_t)w->cols, w->cols) + w->bias[r];
+            square += (double)q[r] * q[r];
+        }
+        const float by = (float)(1 / sqrt(square / w->rows + a->eps)) / sqrtf((float)dim);
+        for (int h = 0; h < a->heads; h++) {
+            float *out = (float *)a->out + ((size_t)t * (size_t)a->heads + (size_t)h) * (size_t)a->stride;
+            for (int j = 0; j < a->n; j++) out[j] = by * sc_cpu_dot(q + h * dim, (const float *)a->keys + (size_t)j * (size_t)w->rows + h * dim, dim);
+            out[a->n - 1] += a->last_bias;
+            sc_cpu_softmax(out, a->n);
+            for (int j = a->n; j < a->stride; j++) out[j] = 0;
+        }
+    }
+    free(q);
+    return SC_OK;
+}
+
 sc_status sc_twin_linear(sc_device *dev, const sc_linear_args *a, sc_error *err) {
     const sc_matrix *w = a->w;
     const float *x = a->x;

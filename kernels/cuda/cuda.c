@@ -152,9 +152,18 @@ static sc_status fold_create(sc_device *dev, sc_matrix **out, const sc_matrix *o
     return sc_cuda_fold_create(dev, out, o, memory, cols, err);
 }
 
+static sc_status query_create(sc_device *dev, sc_query **out, const sc_matrix *q, sc_error *err) {
+    *out = NULL;
+    REFUSE_IF_LOST("query_create");
+    return guard(dev, "query_create", sc_cuda_query_create(dev, out, q, err), err);
+}
+
 /* Weights of a lost context are left to the end of the process. */
 static void matrix_destroy(sc_device *dev, sc_matrix *m) {
     if (!sc_cuda_failed(dev)) sc_cuda_matrix_destroy(dev, m);
+}
+static void query_destroy(sc_device *dev, sc_query *q) {
+    if (!sc_cuda_failed(dev)) sc_cuda_query_destroy(dev, q);
 }
 static void filter_destroy(sc_device *dev, sc_filter *w) {
     if (!sc_cuda_failed(dev)) sc_cuda_filter_destroy(dev, w);
@@ -264,6 +273,7 @@ static sc_status beside(sc_device *dev, sc_device **out, sc_error *err);
 const sc_ops sc_cuda_ops = {
     .alloc = alloc, .release = release, .alloc_host = alloc_host, .release_host = release_host, .upload = upload, .download = download, .copy = copy, .sync = sync,
     .matrix_create = matrix_create, .matrix_destroy = matrix_destroy, .fold_stride = sc_cuda_fold_stride, .fold_create = fold_create,
+    .query_create = query_create, .query_destroy = query_destroy, .query_bytes = sc_cuda_query_bytes, .query_keys = op_query_keys, .query_weights = op_query_weights,
     .filter_create = filter_create, .filter_destroy = filter_destroy,
     .linear = op_linear, .layer_norm = op_layer_norm, .rms_norm = op_rms_norm, .qkv = op_qkv, .select = op_select, .attention = op_attention,
     .memory_update = op_memory_update, .cross_attention = op_cross_attention, .fold = op_fold, .text_attention = op_text_attention, .gather = gather,

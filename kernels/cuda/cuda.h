@@ -59,6 +59,8 @@ sc_status sc_cuda_attention(sc_device *, const sc_attention_args *, sc_error *);
 sc_status sc_cuda_memory_update(sc_device *, const sc_memory_update_args *, sc_error *);
 sc_status sc_cuda_cross_attention(sc_device *, const sc_cross_attention_args *, sc_error *);
 sc_status sc_cuda_fold(sc_device *, const sc_fold_args *, sc_error *);
+sc_status sc_cuda_query_keys(sc_device *, const sc_query_keys_args *, sc_error *);
+sc_status sc_cuda_query_weights(sc_device *, const sc_query_weights_args *, sc_error *);
 sc_status sc_cuda_text_attention(sc_device *, const sc_text_attention_args *, sc_error *);
 sc_status sc_cuda_gather(sc_device *, float *out, const sc_matrix *table, const int32_t *rows_host, int n, sc_error *);
 sc_status sc_cuda_mul_gelu(sc_device *, void *out, const void *x, int m, int width, sc_error *);
@@ -84,6 +86,9 @@ sc_status sc_cuda_matrix_create(sc_device *, sc_matrix **out, const sc_matrix_de
 void sc_cuda_matrix_destroy(sc_device *, sc_matrix *);
 int sc_cuda_fold_stride(sc_device *, const sc_matrix *o, int heads, int n);
 sc_status sc_cuda_fold_create(sc_device *, sc_matrix **out, const sc_matrix *o, void *memory, int cols, sc_error *);
+sc_status sc_cuda_query_create(sc_device *, sc_query **out, const sc_matrix *q, sc_error *err);
+void sc_cuda_query_destroy(sc_device *, sc_query *);
+size_t sc_cuda_query_bytes(sc_device *, const sc_query *, int heads, int stride);
 sc_status sc_cuda_filter_create(sc_device *, sc_filter **out, const sc_filter_desc *, sc_error *);
 sc_status sc_cuda_filter3_create(sc_device *, sc_filter **out, const sc_filter_desc *, sc_error *); /* filters of several frames: conv3.cu */
 void sc_cuda_filter_destroy(sc_device *, sc_filter *);

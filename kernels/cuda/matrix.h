@@ -1,4 +1,4 @@
-/* matrix.h - the weight of a linear layer on the card, and its products. Shared by linear.cu, product.c, cross.cu (folds) and text.cu (gather). */
+/* matrix.h - the weight of a linear layer on the card, and its products. Shared by linear.cu, product.c, cross.cu (folds), query.cu and text.cu (gather). */
 #ifndef SC_KERNELS_CUDA_MATRIX_H
 #define SC_KERNELS_CUDA_MATRIX_H
 #include "kernels/cuda/cuda.h"
@@ -35,6 +35,25 @@ struct sc_matrix {
     sc_cuda_plan plan[SC_CUDA_PLANS_MAX];
     int plans, oldest;
 };
+
+/* What the queries of a cross attention are to folded keys (query.cu): |w x + b|^2 = |r x + c|^2 + rest, r upper triangular. */
+struct sc_query {
+    const sc_matrix *q;     /* w [dim][dim] and b */
+    int dim;
+    void *r;                /* bf16 [dim][dim] */
+    float *c, *rest;        /* [dim], [1] */
+};
+
+enum { SC_CUDA_KEYS_TILE = 256 }; /* rows of the product that folded keys are a part of (query_hopper.cu) come by so many */
+
+/* Folded keys of `heads` * `stride` columns: whole tiles [rows][dim] bf16, the rows past the keys being r's first ones, and behind them f32 [rows], what
+ * is added to each. */
+static inline int sc_cuda_keys_rows(int heads, int stride) { return (heads * stride + SC_CUDA_KEYS_TILE - 1) / SC_CUDA_KEYS_TILE * SC_CUDA_KEYS_TILE; }
+/* How many of r's rows they are. */
+static inline int sc_cuda_keys_first(int dim, int heads, int stride) {
+    const int room = sc_cuda_keys_rows(heads, stride) - heads * stride;
+    return room < dim ? room : dim;
+}
 
 #define SC_CUDA_LT_BYTES ((size_t)32 << 20) /* of the workspace, at its beginning: cuBLASLt's */
 

@@ -82,6 +82,13 @@ static inline void *narrowed(const float *x, size_t n, sc_dtype type) {
     return out;
 }
 
+/* Weights that f32, f16 and bf16 all hold, small ones too. */
+static inline float *weights(size_t n, float scale) {
+    float *w = malloc(n * 4 + 4);
+    for (size_t i = 0; i < n; i++) w[i] = rounded(rounded(normal_number() * scale, SC_BF16), SC_F16);
+    return w;
+}
+
 /* ---- buffers ------------------------------------------------------------------------------------------------------------ */
 
 typedef struct {

@@ -8,6 +8,7 @@
  * multiprocessors, so that a CTA walks over many tiles and goes round its ring of stages.
  * Exit 77 without a usable card: skipped, not passed. Attention, selection and the memory update of full-size shapes are in pbsa_bench. */
 #include "tests/cuda/cuda_check.h"
+#include "tests/cuda/cuda_queries.h"
 #include "tests/cuda/cuda_scenes.h"
 
 #include "kernels/cuda/cuda.h"
@@ -16,13 +17,6 @@ static sc_dtype act;
 static bool small;
 
 /* ---- linear ------------------------------------------------------------------------------------------------------------- */
-
-/* Weights that f32, f16 and bf16 all hold, small ones too. */
-static float *weights(size_t n, float scale) {
-    float *w = malloc(n * 4 + 4);
-    for (size_t i = 0; i < n; i++) w[i] = rounded(rounded(normal_number() * scale, SC_BF16), SC_F16);
-    return w;
-}
 
 typedef struct { sc_matrix *twin, *cuda; int rows; } matrices;
 
@@ -443,6 +437,8 @@ static void test_folds(void) {
     seed_state = seed;
 }
 
+static void test_queries(void) { check_queries(small); }
+
 static void test_text_attention(void) {
     static const int shapes[][4] = {/* tokens heads dim reach */ {1, 1, 2, 0}, {9, 3, 64, 8}, {31, 3, 64, 40}, {64, 2, 32, 0}, {65, 2, 10, 7}, {200, 1, 16, 199}, {129, 2, 128, 128},
                                     {40, 4, 16, 11}, {512, 5, 64, 128}, {300, 2, 64, 3000}};
@@ -585,7 +581,7 @@ int main(int argc, char **argv) {
     static const struct { const char *name; void (*run)(void); } tests[] = {
         {"memory", test_copies}, {"linear", test_linear}, {"large gelu", test_large_gelu}, {"gather", test_gather}, {"norms", test_norms}, {"rms_norm in place", test_rms_norm_in_place},
         {"elementwise", test_elementwise}, {"patches", test_patches}, {"sampler", test_sampler}, {"qkv", test_qkv}, {"attention", test_attention}, {"memory of no numbers", test_memory_of_no_numbers},
-        {"cross attention", test_cross_attention}, {"folds", test_folds}, {"text attention", test_text_attention}, {"convolution", test_conv}, {"grow, pool", test_grow_and_pool},
+        {"cross attention", test_cross_attention}, {"folds", test_folds}, {"queries", test_queries}, {"text attention", test_text_attention}, {"convolution", test_conv}, {"grow, pool", test_grow_and_pool},
         {"latent, pixels", test_latent_and_pixels}};
     const char *paths[] = {"wgmma", "mma"}, *types[] = {"f16", "bf16"};
     bool named[sizeof tests / sizeof *tests] = {false}, any_test = false;
