@@ -100,12 +100,20 @@ static void plan_decoder(sc_plan *p, const sc_plan_model *m, double act) {
     p->work += 3 * most * act * sc_vae_group(c->chunk_frames, (size_t)(3 * most * act));
 }
 
+/* A GPU in bf16 has queries that need not be made (kernels/cuda/query.cu). */
+static bool has_queries(const sc_config *c, bool cpu) { return !cpu && !c->exact_sigma && c->dit.dim % 64 == 0; }
+
+static double query_bytes(const sc_config *c, bool cpu) {
+    return has_queries(c, cpu) ? c->dit.layers * (2.0 * c->dit.dim * c->dit.dim + 4.0 * (c->dit.dim + 1)) : 0;
+}
+
 /* Bytes of a prompt of `rows` keys. */
-static double prompt_bytes(const sc_config *c, int rows, double act) {
+static double prompt_bytes(const sc_config *c, int rows, bool cpu, double act) {
     const int stride = (rows + 7) / 8 * 8, cols = c->dit.heads * stride;
     const double keys = 2.0 * c->dit.layers * rows * c->dit.dim, fold = (c->dit.dim + SC_FOLD_ROWS - 1) / SC_FOLD_ROWS * (double)SC_FOLD_ROWS * cols;
     const bool folded = stride <= SC_FOLD_MAX && 2 * cols <= c->dit.dim; /* as the devices decide */
-    return (ceil(keys / 128) * 128 + (folded ? c->dit.layers * fold : 0)) * act;
+    const double folded_keys = folded && has_queries(c, cpu) ? c->dit.layers * ceil(cols / 256.0) * 256 * (2.0 * c->dit.dim + 4) : 0;
+    return (ceil(keys / 128) * 128 + (folded ? c->dit.layers * fold : 0)) * act + folded_keys;
 }
 
 sc_status sc_plan_make(sc_plan *p, const sc_plan_model *m, bool cpu, int batch, sc_error *err) {
@@ -134,11 +142,11 @@ sc_status sc_plan_make(sc_plan *p, const sc_plan_model *m, bool cpu, int batch, 
     const double lists = (double)batch * c->dit.heads * e->layout->blocks.blocks;
 
     if (slots > 1e8) { rc = sc_fail(err, SC_EINVAL, "memory: %.0f blocks a head are more than fit a session", slots); goto cleanup; }
-    p->weights = weight_bytes(m, cpu);
+    p->weights = weight_bytes(m, cpu) + query_bytes(c, cpu);
     p->session = pages * (2 * page + 4.0 * c->dit.head_dim + (pbsa ? 2 : 1) * sizeof(sc_kv_slot)) + (2 + sc_kv_past(&e->rule, e->layout)) * latent * 4;
     p->pictures = 2 * 1.5 * 4 * c->chunk_frames * SC_PLAN_PIXELS * SC_PLAN_PIXELS * (double)c->latent_h * c->latent_w;
     for (int n = 1; n <= c->dit.text_len; n++) {
-        const double bytes = prompt_bytes(c, n, act);
+        const double bytes = prompt_bytes(c, n, cpu, act);
         p->prompt = bytes > p->prompt ? bytes : p->prompt;
     }
     p->work = rows * (dim * 4 + (dim > in ? dim : in) * act + 3 * dim * qkv + 2 * dim * act + c->dit.ffn_dim * act) + e->layout->tokens * in * 4 +

@@ -166,26 +166,44 @@ static sc_status self_attention(const sc_dit *d, sc_work *w, const sc_pass_args 
     return SC_OK;
 }
 
-/* Sequences [first, first + n), whose prompts are folded to one stride (0: not folded): attention, and the product behind it. A fold is a prompt's
- * own, so that each sequence has a product of its own then, always of the same number of rows. */
-static sc_status cross_group(const sc_dit *d, sc_work *w, const sc_pass_args *a, int layer, int first, int n, sc_error *err) {
-    const sc_dit_layer *l = &d->layer[layer];
-    const sc_ops *ops = d->dev->ops;
-    const int tokens = a->layout->tokens, dim = d->shape.dim, stride = a->cross[first]->stride, cols = stride ? d->shape.heads * stride : dim;
-    const size_t row = (size_t)first * (size_t)tokens, at = row * (size_t)dim;
-    sc_cross_attention_args c = {.seqs = n, .tokens = tokens, .heads = d->shape.heads, .head_dim = d->shape.head_dim, .q = sc_act_at(d->dev, w->q, at),
-                                 .norm_q = l->cross_norm_q, .eps = (float)d->shape.eps, .out = sc_act_at(d->dev, w->heads_out, at), .weights = stride};
-    sc_status rc;
+/* Weights of sequence s, whose prompt is folded, from w->norm; out as cross_attention leaves it. */
+static sc_status cross_folded(const sc_dit *d, sc_work *w, const sc_pass_args *a, int layer, int s, void *out, sc_error *err) {
+    const sc_cross *x = a->cross[s];
+    const size_t at = (size_t)s * (size_t)a->layout->tokens * (size_t)d->shape.dim;
+    return d->dev->ops->query_weights(d->dev, &(sc_query_weights_args){.query = d->layer[layer].query, .keys = x->keys + (size_t)layer * x->keys_bytes,
+                                                                       .x = sc_act_at(d->dev, w->norm, at), .tokens = a->layout->tokens, .n = x->rows,
+                                                                       .heads = d->shape.heads, .stride = x->stride, .eps = (float)d->shape.eps,
+                                                                       .last_bias = x->last_bias, .out = out}, err);
+}
 
+/* Sequences [first, first + n), whose queries are made: attention, to values or, where stride is not 0, to weights. */
+static sc_status cross_made(const sc_dit *d, sc_work *w, const sc_pass_args *a, int layer, int first, int n, int stride, void *out, sc_error *err) {
+    const size_t at = (size_t)first * (size_t)a->layout->tokens * (size_t)d->shape.dim;
+    sc_cross_attention_args c = {.seqs = n, .tokens = a->layout->tokens, .heads = d->shape.heads, .head_dim = d->shape.head_dim, .q = sc_act_at(d->dev, w->q, at),
+                                 .norm_q = d->layer[layer].cross_norm_q, .eps = (float)d->shape.eps, .out = out, .weights = stride};
     for (int s = 0; s < n; s++) {
         const sc_cross *x = a->cross[first + s];
-        const size_t rows = (size_t)x->rows * (size_t)dim;
+        const size_t rows = (size_t)x->rows * (size_t)d->shape.dim;
         c.k[s] = sc_act_at(d->dev, x->kv, (size_t)layer * 2 * rows);
         c.v[s] = sc_act_at(d->dev, x->kv, ((size_t)layer * 2 + 1) * rows);
         c.n[s] = x->rows;
         c.last_bias[s] = x->last_bias;
     }
-    TRY(ops->cross_attention(d->dev, &c, err));
+    return d->dev->ops->cross_attention(d->dev, &c, err);
+}
+
+static bool keys_folded(const sc_cross *x) { return x->stride && x->keys; }
+
+/* Sequences [first, first + n), whose prompts are folded to one stride (0: not folded): attention, and the product behind it. A fold is a prompt's
+ * own, so that each sequence has a product of its own then, always of the same number of rows. */
+static sc_status cross_group(const sc_dit *d, sc_work *w, const sc_pass_args *a, int layer, int first, int n, sc_error *err) {
+    const int tokens = a->layout->tokens, dim = d->shape.dim, stride = a->cross[first]->stride, cols = stride ? d->shape.heads * stride : dim;
+    const size_t row = (size_t)first * (size_t)tokens, at = row * (size_t)dim, of_one = (size_t)tokens * (size_t)cols;
+    sc_status rc;
+
+    if (!keys_folded(a->cross[first])) TRY(cross_made(d, w, a, layer, first, n, stride, sc_act_at(d->dev, w->heads_out, at), err));
+    else
+        for (int s = 0; s < n; s++) TRY(cross_folded(d, w, a, layer, first + s, sc_act_at(d->dev, w->heads_out, at + (size_t)s * of_one), err));
     for (int s = 0; s < n; s += stride ? 1 : n) {
         const size_t part = row + (size_t)s * (size_t)tokens;
         sc_layer_norm_args then = modulated(d, w, a, a->mods + ((size_t)layer * 6 + 3) * (size_t)dim);
@@ -193,21 +211,28 @@ static sc_status cross_group(const sc_dit *d, sc_work *w, const sc_pass_args *a,
         then.x = w->x + part * (size_t)dim;
         then.out = sc_act_at(d->dev, w->norm, part * (size_t)dim);
         if (a->row_mod) then.row_mod = a->row_mod + part;
-        TRY(ops->linear(d->dev, &(sc_linear_args){.w = stride ? a->cross[first + s]->fold[layer] : l->cross_o,
-                                                  .x = sc_act_at(d->dev, w->heads_out, at + (size_t)s * (size_t)tokens * (size_t)cols),
-                                                  .out = w->x + part * (size_t)dim, .out_type = SC_F32, .m = then.m, .epilogue = SC_EPI_RESIDUAL, .then = &then}, err));
+        TRY(d->dev->ops->linear(d->dev, &(sc_linear_args){.w = stride ? a->cross[first + s]->fold[layer] : d->layer[layer].cross_o,
+                                                          .x = sc_act_at(d->dev, w->heads_out, at + (size_t)s * of_one),
+                                                          .out = w->x + part * (size_t)dim, .out_type = SC_F32, .m = then.m, .epilogue = SC_EPI_RESIDUAL,
+                                                          .then = &then}, err));
     }
     return SC_OK;
 }
 
-/* From w->norm; leaves the feed-forward's norm there. */
+/* From w->norm; leaves the feed-forward's norm there. Queries are made of the sequences whose keys are not folded, neighbours at once. */
 static sc_status cross_attention(const sc_dit *d, sc_work *w, const sc_pass_args *a, int layer, sc_error *err) {
+    const int tokens = a->layout->tokens;
     sc_status rc;
 
-    TRY(d->dev->ops->linear(d->dev, &(sc_linear_args){.w = d->layer[layer].cross_q, .x = w->norm, .out = w->q, .out_type = d->dev->act,
-                                                      .m = a->seqs * a->layout->tokens}, err));
     for (int s = 0, n; s < a->seqs; s += n) {
-        for (n = 1; s + n < a->seqs && a->cross[s + n]->stride == a->cross[s]->stride;) n++;
+        const size_t at = (size_t)s * (size_t)tokens * (size_t)d->shape.dim;
+        for (n = 1; s + n < a->seqs && keys_folded(a->cross[s + n]) == keys_folded(a->cross[s]);) n++;
+        if (!keys_folded(a->cross[s]))
+            TRY(d->dev->ops->linear(d->dev, &(sc_linear_args){.w = d->layer[layer].cross_q, .x = sc_act_at(d->dev, w->norm, at), .out = sc_act_at(d->dev, w->q, at),
+                                                              .out_type = d->dev->act, .m = n * tokens}, err));
+    }
+    for (int s = 0, n; s < a->seqs; s += n) {
+        for (n = 1; s + n < a->seqs && a->cross[s + n]->stride == a->cross[s]->stride && keys_folded(a->cross[s + n]) == keys_folded(a->cross[s]);) n++;
         TRY(cross_group(d, w, a, layer, s, n, err));
     }
     tap(a, SC_TAP_AFTER_CROSS, layer, w);

@@ -6,7 +6,8 @@
  *
  * Padding rows of a prompt are all one vector: zero through the text MLP. n equal keys are one key with log n on its logit, so
  * text_len rows become (tokens + 1). With so few keys the product behind cross attention is made with the values beforehand (a fold): what is left
- * of it is a product over heads * rows columns instead of dim.
+ * of it is a product over heads * rows columns instead of dim. The keys are taken through the product before it in the same way, where the device has
+ * queries that need not be made (ops.h).
  *
  * A prompt is made on a queue of its own, in work memory planned at load; dev goes on behind a mark, and nobody waits. */
 #include "engine/transformer.h"
@@ -51,6 +52,7 @@ static sc_status load_layer(sc_dit *d, const sc_tensors *set, const char *prefix
     TRY(sc_load_matrix(d->dev, set, p, qkv, 3, dim, dim, true, &l->qkv, err));
     for (size_t i = 0; i < sizeof matrices / sizeof *matrices; i++)
         TRY(sc_load_matrix(d->dev, set, p, &matrices[i].name, 1, matrices[i].rows, matrices[i].cols, true, matrices[i].out, err));
+    if (d->dev->ops->query_create) TRY(d->dev->ops->query_create(d->dev, &l->query, l->cross_q, err));
     for (size_t i = 0; i < sizeof vectors / sizeof *vectors; i++)
         TRY(sc_load_f32(d->dev, set, p, vectors[i].name, dim, vectors[i].out, err));
     TRY(load_host(set, p, "modulation", 6 * (int64_t)dim, &l->modulation, err));
@@ -133,6 +135,7 @@ void sc_dit_close(sc_dit *d) {
     for (int i = 0; d->layer && i < d->shape.layers; i++) {
         sc_dit_layer *l = &d->layer[i];
         sc_matrix *m[] = {l->qkv, l->o, l->cross_q, l->cross_k, l->cross_v, l->cross_o, l->ffn_up, l->ffn_down};
+        if (l->query) ops->query_destroy(d->dev, l->query);
         float *f[] = {l->norm_q, l->norm_k, l->cross_norm_q, l->cross_norm_k, l->norm3_w, l->norm3_b};
         for (size_t j = 0; j < sizeof m / sizeof *m; j++) if (m[j]) ops->matrix_destroy(d->dev, m[j]);
         for (size_t j = 0; j < sizeof f / sizeof *f; j++) ops->release(d->dev, f[j]);
@@ -253,7 +256,11 @@ sc_status sc_cross_plan(const sc_dit *d, int n, bool collapse, sc_cross *out, sc
     out->last_bias = collapse && n < text_len ? (float)log((double)(text_len - n)) : 0.0f;
     out->stride = fold_stride(d, rows);
     out->bytes = (keys + layers * fold_room(d, out->stride)) * sc_act_bytes(dev);
+    const size_t folded = out->bytes;
+    if (out->stride && d->layer[0].query) out->keys_bytes = ops->query_bytes(dev, d->layer[0].query, d->shape.heads, out->stride);
+    out->bytes += layers * out->keys_bytes;
     TRY(ops->alloc(dev, &out->kv, out->bytes, err));
+    if (out->keys_bytes) out->keys = (char *)out->kv + folded;
     TRY(join_prompts(d, err)); /* also for who gives it back unused */
     if (!out->stride) return SC_OK;
     if (!(out->fold = calloc(layers, sizeof *out->fold))) { rc = sc_fail(err, SC_ENOMEM, "prompt: out of memory"); goto cleanup; }
@@ -281,6 +288,9 @@ static sc_status write_keys(const sc_dit *d, const sc_cross *c, const float *emb
         TRY(ops->linear(dev, &(sc_linear_args){.w = layer->cross_v, .x = w->text_act, .out = v, .out_type = dev->act, .m = rows}, err));
         if (c->fold)
             TRY(ops->fold(dev, &(sc_fold_args){.out = c->fold[l], .o = layer->cross_o, .v = v, .n = rows, .heads = d->shape.heads, .stride = c->stride}, err));
+        if (c->keys)
+            TRY(ops->query_keys(dev, &(sc_query_keys_args){.query = layer->query, .norm = layer->cross_norm_q, .k = k, .n = rows, .heads = d->shape.heads,
+                                                           .stride = c->stride, .keys = c->keys + (size_t)l * c->keys_bytes}, err));
     }
 cleanup:
     return rc;
@@ -310,7 +320,8 @@ void sc_cross_free(const sc_dit *d, sc_cross *c) {
 sc_status sc_dit_warm(const sc_dit *d, sc_work *w, sc_error *err) {
     sc_device *dev = d->dev;
     const sc_ops *ops = dev->ops;
-    void *room = NULL;
+    const sc_query *query = d->layer[0].query;
+    void *room = NULL, *keys = NULL;
     sc_status rc = SC_OK;
     int last = 0;
 
@@ -324,8 +335,16 @@ sc_status sc_dit_warm(const sc_dit *d, sc_work *w, sc_error *err) {
         rc = ops->linear(dev, &(sc_linear_args){.w = m, .x = w->heads_out, .out = w->x, .out_type = SC_F32, .m = w->tokens, .epilogue = SC_EPI_RESIDUAL}, err);
         ops->matrix_destroy(dev, m);
         if (rc) break;
+        if (!query) continue;
+        const int few = n < d->shape.text_len ? n : d->shape.text_len; /* any rows will do for keys */
+        if (!keys) TRY(ops->alloc(dev, &keys, ops->query_bytes(dev, query, d->shape.heads, stride), err));
+        TRY(ops->query_keys(dev, &(sc_query_keys_args){.query = query, .norm = d->layer[0].cross_norm_q, .k = d->prompt->text_act, .n = few, .heads = d->shape.heads,
+                                                       .stride = stride, .keys = keys}, err));
+        TRY(ops->query_weights(dev, &(sc_query_weights_args){.query = query, .keys = keys, .x = w->norm, .tokens = w->tokens, .n = few, .heads = d->shape.heads,
+                                                             .stride = stride, .eps = (float)d->shape.eps, .out = w->heads_out}, err));
     }
 cleanup:
+    ops->release(dev, keys);
     ops->release(dev, room);
     return rc;
 }

@@ -14,6 +14,7 @@ typedef struct {
 
 typedef struct {
     sc_matrix *qkv, *o, *cross_q, *cross_k, *cross_v, *cross_o, *ffn_up, *ffn_down;
+    sc_query *query;                                                         /* of cross_q; NULL: the device has none */
     float *norm_q, *norm_k, *cross_norm_q, *cross_norm_k, *norm3_w, *norm3_b; /* device f32 */
     float *modulation;                                                       /* host f32 [6][dim] */
 } sc_dit_layer;
@@ -52,9 +53,11 @@ size_t sc_dit_mod_row(const sc_dit *dit);
 sc_status sc_dit_modulation(const sc_dit *dit, double timestep, float *out, float *e, float *e0, sc_error *err);
 
 /* Cross-attention keys and values of one prompt in every layer. Of a prompt so short that the device gains by it the values are folded into the
- * product behind the attention (kernels/ops.h, fold). */
+ * product behind the attention (kernels/ops.h, fold), and where the device can the keys into the one before (query_keys). */
 typedef struct {
-    void *kv;          /* device act [layers][2][rows][dim], and behind it what the folds are made in */
+    void *kv;          /* device act [layers][2][rows][dim], and behind it what the folds are made in, and the folded keys */
+    char *keys;        /* of the folded keys of layer 0, those of layer l at l * keys_bytes; NULL without */
+    size_t keys_bytes;
     sc_matrix **fold;  /* [layers], or NULL */
     int stride;        /* of the folds; 0 without */
     size_t bytes;      /* of the device's memory */
@@ -129,7 +132,7 @@ typedef struct {
     void *tap_ctx;
 } sc_pass_args;
 
-/* Folded products of every stride once, `w` being free: a device may time a product when it first sees its shape. */
+/* Products with folded keys and values of every stride once, `w` being free: a device may time a product when it first sees its shape. */
 sc_status sc_dit_warm(const sc_dit *dit, sc_work *w, sc_error *err);
 
 /* One pass of the transformer over the chunks of `seqs` sequences. */

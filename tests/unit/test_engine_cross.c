@@ -36,6 +36,7 @@ static void flows(sc_session *const *s, int n, const sc_cross *const *cross, con
 static sc_cross unfolded(const sc_cross *c) {
     sc_cross u = *c;
     u.fold = NULL;
+    u.keys = NULL;
     u.stride = 0;
     return u;
 }
@@ -58,6 +59,7 @@ static void a_folded_prompt_gives_the_flow_of_an_unfolded_one(void **state) {
             sc_cross c = {0};
             if (sc_cross_create(e->dit, emb, n, true, &c, &err)) fail_msg("%s", err.text);
             assert_int_equal(c.stride, c.rows <= head_dim / 2 ? (c.rows + 7) / 8 * 8 : 0);
+            assert_int_equal(c.keys != NULL, c.stride && way % 2 == 0); /* the twin's queries need not be made */
             const sc_cross u = unfolded(&c);
             const sc_cross *cross[2] = {&c, &u};
             flows(&s, 1, &cross[0], NULL, &got);
@@ -86,18 +88,17 @@ static void a_folded_prompt_gives_the_flow_of_an_unfolded_one(void **state) {
     }
 }
 
-static void sequences_of_one_batch_have_each_its_own_prompt(void **state) {
+static void batch_of(const char *device) {
     static const int words[CROWD] = {3, 3, 12, 20, 5}; /* strides 8, 8, 16, none, 8 */
     static const int steps[CROWD] = {1, 0, 2, 1, 0};
     const tiny_shape shape = shape_of(32, 23);
-    sc_engine *e = tiny_open(&shape, "cpu", CROWD);
+    sc_engine *e = tiny_open(&shape, device, CROWD);
     sc_session *s[CROWD];
     sc_cross c[CROWD] = {0};
     const sc_cross *cross[CROWD];
     float *want[CROWD], *got[CROWD], *emb = malloc((size_t)shape.text_len * TINY_TEXT * sizeof *emb);
     sc_error err = {0};
 
-    (void)state;
     for (int i = 0; i < CROWD; i++) {
         s[i] = tiny_session(e, 20 + (uint64_t)i, "a");
         tiny_chunk(s[i], false);
@@ -118,6 +119,15 @@ static void sequences_of_one_batch_have_each_its_own_prompt(void **state) {
     flows(&s[1], 1, &cross[1], NULL, &want[1]);
     flows(s, CROWD, cross, NULL, got);
     assert_memory_equal(got[1], want[1], e->latent_count * sizeof(float));
+    for (int i = 1; i < CROWD; i += 3) { /* values folded and keys not, beside one of the same stride that has both */
+        sc_cross bare = c[i];
+        bare.keys = NULL;
+        cross[i] = &bare;
+        flows(&s[i], 1, &cross[i], NULL, &want[i]);
+        flows(s, CROWD, cross, NULL, got);
+        assert_memory_equal(got[i], want[i], e->latent_count * sizeof(float));
+        cross[i] = &c[i];
+    }
     for (int i = 0; i < CROWD; i++) {
         sc_cross_free(e->dit, &c[i]);
         sc_session_destroy(s[i]);
@@ -136,6 +146,12 @@ static sc_prompt *get(sc_engine *e, const char *text) {
 }
 
 static bool known(const sc_engine *e, const char *text) { return sc_engine_prompt_known(e, text, strlen(text)); }
+
+static void sequences_of_one_batch_have_each_its_own_prompt(void **state) {
+    (void)state;
+    batch_of("cpu");
+    batch_of("twin");
+}
 
 static void prompts_that_nobody_uses_take_so_much_memory_and_no_more(void **state) {
     static const char *const words[] = {"a", "b", "c", "d", "e", "f"};
@@ -179,7 +195,7 @@ static struct {
     struct { const void *at; int writer, reader; long written, read; } place[PLACES];
     int places;
     bool in_chunk;
-    long forbidden, read, written;
+    long forbidden, read, written, unmade; /* unmade: calls of query_weights */
     char what[64];
     const sc_mark *watched;     /* how often the passes' queue was told to wait for it */
     int waits;
@@ -276,6 +292,15 @@ static sc_status q_fold(sc_device *d, const sc_fold_args *a, sc_error *err) {
     write_at(d, a->out);
     return queues.real->fold(d, a, err);
 }
+static sc_status q_query_keys(sc_device *d, const sc_query_keys_args *a, sc_error *err) {
+    write_at(d, a->keys);
+    return queues.real->query_keys(d, a, err);
+}
+static sc_status q_query_weights(sc_device *d, const sc_query_weights_args *a, sc_error *err) {
+    read_at(d, a->keys);
+    queues.unmade++;
+    return queues.real->query_weights(d, a, err);
+}
 static sc_status q_linear(sc_device *d, const sc_linear_args *a, sc_error *err) {
     if (queue_of(d) == 2) write_at(d, a->out);
     else read_at(d, a->w);
@@ -289,8 +314,8 @@ static sc_status q_cross_attention(sc_device *d, const sc_cross_attention_args *
     return queues.real->cross_attention(d, a, err);
 }
 
-static sc_engine *open_queues(const tiny_shape *shape, int sessions) {
-    sc_engine *e = tiny_open(shape, "cpu", sessions);
+static sc_engine *open_queues(const tiny_shape *shape, const char *device, int sessions) {
+    sc_engine *e = tiny_open(shape, device, sessions);
     sc_error err = {0};
 
     memset(&queues, 0, sizeof queues);
@@ -299,10 +324,11 @@ static sc_engine *open_queues(const tiny_shape *shape, int sessions) {
     *t = *queues.real;
     t->alloc = q_alloc, t->alloc_host = q_alloc_host, t->matrix_create = q_matrix_create, t->download = q_download, t->sync = q_sync, t->upload = q_upload, t->fetch = q_fetch;
     t->mark_create = q_mark_create, t->mark_destroy = q_mark_destroy, t->mark = q_mark, t->after = q_after, t->wait = q_wait, t->passed = q_passed, t->elapsed = q_elapsed;
+    t->query_keys = q_query_keys, t->query_weights = q_query_weights;
     t->rms_norm = q_rms_norm, t->fold = q_fold, t->fold_create = q_fold_create, t->linear = q_linear, t->cross_attention = q_cross_attention;
     queues.queue[0] = e->dev;
     for (int i = 1; i < QUEUES; i++)
-        if (sc_cpu_open(&queues.queue[i], 1, &err)) fail_msg("%s", err.text);
+        if (sc_device_open(&queues.queue[i], device, 1, SC_F16, &err)) fail_msg("%s", err.text);
     for (int i = 0; i < QUEUES; i++) queues.queue[i]->ops = t;
     e->decode_dev = queues.queue[1];
     sc_decoder_move(e->decoder, e->decode_dev);
@@ -337,9 +363,9 @@ static void chunk_of(sc_session *const *s, int n) {
 static void a_chunk_of_a_blend_neither_allocates_nor_waits(void **state) {
     static const char *const long_text = "two green birds over the desert at night and a red car";
     (void)state;
-    for (int way = 0; way < 2; way++) { /* folded or not */
+    for (int way = 0; way < 3; way++) { /* not folded, values folded, keys too */
         const tiny_shape shape = shape_of(way ? 32 : 8, 23);
-        sc_engine *e = open_queues(&shape, 2);
+        sc_engine *e = open_queues(&shape, way == 2 ? "twin" : "cpu", 2);
         sc_session *s[2] = {tiny_session(e, 1, "a red car"), tiny_session(e, 2, "snow")};
         for (int c = 0; c < 3; c++) chunk_of(s, 2);
         tiny_prompt(s[0], long_text, 2, SC_BLEND, 5);
@@ -358,6 +384,7 @@ static void a_chunk_of_a_blend_neither_allocates_nor_waits(void **state) {
         assert_true(!s[1]->blend_from && !s[1]->blend[0].kv && !s[1]->blend[1].kv);
         if (queues.forbidden) fail_msg("%ld calls of a chunk's path allocate or wait, the last %s", queues.forbidden, queues.what);
         assert_true(queues.read > 100 && queues.written > 100); /* a check that nothing passes by */
+        assert_true(way == 2 ? queues.unmade > 100 : !queues.unmade);
         sc_session_destroy(s[0]);
         sc_session_destroy(s[1]);
         close_queues(e);
@@ -369,7 +396,7 @@ static void a_pass_that_fills_the_device_begins_when_the_frames_are_drawn(void *
     (void)state;
     for (int full = 0; full < 2; full++) {
         const tiny_shape shape = shape_of(8, 23);
-        sc_engine *e = open_queues(&shape, 2);
+        sc_engine *e = open_queues(&shape, "cpu", 2);
         sc_session *s[2] = {tiny_session(e, 1, "a red car"), tiny_session(e, 2, "snow")};
         e->full_pass = 2L * e->layout->tokens * e->cfg.dit.dim + !full;
         for (int c = 0; c < 3; c++)
