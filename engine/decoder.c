@@ -85,6 +85,14 @@ void sc_decoder_state_destroy(const sc_decoder *d, sc_decoder_state *s) {
     free(s);
 }
 
+sc_status sc_decoder_state_copy(const sc_decoder *d, sc_decoder_state *s, const sc_decoder_state *from, sc_error *err) {
+    switch (d->kind) {
+    case SC_DECODER_TAEHV: return sc_tae_state_copy(d->tae, &s->tae, &from->tae, err);
+    case SC_DECODER_WAN_VAE: return sc_vae_state_copy(d->vae, s->vae, from->vae, err);
+    }
+    return SC_OK;
+}
+
 bool sc_decoder_started(const sc_decoder *d, const sc_decoder_state *s) { return d->tae ? s->tae.started : sc_vae_started(s->vae); }
 
 sc_status sc_decoder_run(const sc_decoder *d, sc_decoder_state *s, const float *latent, int frames, float *rgb, uint8_t *i420, int *count, sc_error *err) {

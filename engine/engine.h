@@ -94,6 +94,15 @@ sc_status sc_session_create(sc_engine *engine, uint64_t seed, const char *prompt
                             sc_error *err);
 void sc_session_destroy(sc_session *session); /* NULL is fine; gives its pages back */
 
+/* Between two chunks of `from` (what sc_session_next says has not begun): a new session that remembers what `from` remembers and goes on behind it,
+ * with the next chunk and frame number, the prompt in force, a blend, a prompt that waits. Given the seed of `from` and the same prompts it makes
+ * the same frames, bit for bit; given another seed, others. The two have nothing in common afterwards. Until its own first frames it
+ * shows the last one of `from` (sc_session_frames: one frame, of the chunk before), whose frames are waited for.
+ * What is copied is a constant amount (sc_model_info.session_bytes), on the device, in the order of its passes.
+ * Errors: SC_EBUSY when the next chunk of `from` has begun, or all max_sessions are taken; SC_ENOMEM; SC_EGPU; what sc_session_failed says of
+ * `from`; SC_ELOST. After one `from` is as it was. */
+sc_status sc_session_fork(sc_session *from, uint64_t seed, sc_session **out, sc_error *err);
+
 /* Encode `text` now; it applies from the next chunk that starts (*applies_at, may be NULL). A later call before that chunk replaces it.
  * The prompt in force stays when this fails. blend_chunks: for SC_BLEND, over how many chunks (1..64); else ignored. What a blend needs of the
  * device's memory is taken here.

@@ -76,6 +76,7 @@ struct sc_engine {
 struct sc_session {
     sc_engine *engine;
     uint64_t seed, chunk;
+    uint64_t first;        /* its first own chunk: 0, but for a fork */
     int place;             /* which run of pages */
     int phase;             /* 0..steps-1 denoise, steps decode, steps + 1 clean */
     sc_kv_memory memory;

@@ -231,3 +231,22 @@ sc_status sc_kv_flush(sc_kv_memory *m, sc_error *err) {
     m->chunks = keep;
     return SC_OK;
 }
+
+sc_status sc_kv_fork(sc_kv_memory *m, const sc_kv_memory *from, sc_error *err) {
+    const int32_t shift = m->first_page - from->first_page;
+    sc_status rc;
+
+    assert(m->slots == from->slots && m->layers == from->layers && m->heads == from->heads && !from->begun);
+    m->chunk = from->chunk;
+    m->persistent = from->persistent;
+    m->chunks = from->chunks;
+    m->frames = from->frames;
+    if (!m->rule.pbsa) { /* sc_kv_begin makes the device's table out of these */
+        memcpy(m->frame, from->frame, (size_t)m->rule.window_frames * sizeof *m->frame);
+        memcpy(m->group, from->group, (size_t)m->rule.window_frames * sizeof *m->group);
+        return SC_OK;
+    }
+    if ((rc = m->dev->ops->download(m->dev, m->host, from->device, slot_bytes(m), err))) return rc;
+    for (size_t i = 0; i < (size_t)m->layers * (size_t)m->heads * (size_t)m->slots; i++) m->host[i].page += shift;
+    return upload_slots(m, err);
+}

@@ -78,6 +78,10 @@ void sc_kv_end(sc_kv_memory *m);
 /* PBSA, between chunks: keep P and the newest chunk only. WINDOW: keep the sink and the newest chunk. */
 sc_status sc_kv_flush(sc_kv_memory *m, sc_error *err);
 
+/* Between chunks: `m`, fresh from sc_kv_init with the rule and sizes of `from`, holds what that one holds, each page in the same place of its
+ * own run. What is in the pages the caller copies, run to run. PBSA: waits for the device, whose slots the host does not know. */
+sc_status sc_kv_fork(sc_kv_memory *m, const sc_kv_memory *from, sc_error *err);
+
 /* K = max(1, ceil(keep_ratio * window blocks)), the ratio as the decimal that was written (0.3 * 10 is 3, not 4). */
 int sc_kv_keep(double keep_ratio, int window_blocks);
 

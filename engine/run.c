@@ -228,7 +228,7 @@ static sc_status read_clocks(sc_session *s, sc_error *err) {
         s->coming.denoise_ns += ns;
     }
     if ((rc = dev->ops->elapsed(s->engine->decode_dev, s->decode_from, s->decoded, &s->coming.decode_ns, err))) return rc;
-    return s->coming.chunk ? dev->ops->elapsed(dev, s->from[clean], s->to[clean], &s->coming.clean_ns, err) : SC_OK;
+    return s->coming.chunk != s->first ? dev->ops->elapsed(dev, s->from[clean], s->to[clean], &s->coming.clean_ns, err) : SC_OK;
 }
 
 sc_status sc_session_collect(sc_session *s, sc_error *err) {

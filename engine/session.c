@@ -6,8 +6,13 @@
  *   recache  the window's pages are written again from its clean latents under the new words (persistent blocks and sink frames stay)
  *   flush    only the persistent blocks and the newest chunk stay
  *   cut      an empty memory: a new scene
+ *
+ * A fork is a copy of all that a stream remembers: pages with their table, clean latents, what the decoder keeps. Pages shared by reference count
+ * would save nothing: memory is set aside for whole sessions, so that admission is exact and a chunk's path allocates nothing, and a fork parts from
+ * its source within a window anyhow. The pages of a 1.3B model are 3.45 GB, some 2 ms of an H200; the pocket model's a few MB.
  * Thread: engine. */
 #include "engine/internal.h"
+#include "engine/devmem.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -70,20 +75,112 @@ cleanup:
     return rc;
 }
 
+static sc_status free_place(const sc_engine *e, int *place, sc_error *err) {
+    for (*place = 0; *place < e->max_sessions; ++*place)
+        if (!e->taken[*place]) return SC_OK;
+    return sc_fail(err, SC_EBUSY, "all %d places for sessions are taken", e->max_sessions);
+}
+
 sc_status sc_session_create(sc_engine *e, uint64_t seed, const char *prompt, size_t n, uint32_t prompt_seq, sc_session **out, sc_error *err) {
-    int place = 0;
+    int place;
     sc_prompt *p;
     sc_status rc;
 
     *out = NULL;
-    while (place < e->max_sessions && e->taken[place]) place++;
-    if (place == e->max_sessions) return sc_fail(err, SC_EBUSY, "all %d places for sessions are taken", e->max_sessions);
-    if ((rc = sc_prompt_get(e, prompt, n, &p, err))) return rc;
+    if ((rc = free_place(e, &place, err)) || (rc = sc_prompt_get(e, prompt, n, &p, err))) return rc;
     do rc = create_at(e, place, seed, p, prompt_seq, out, err);
     while (rc == SC_ENOMEM && sc_prompt_cache_shrink(e));
     sc_prompt_drop(e, p);
     return rc;
 }
+
+/* ---- fork --------------------------------------------------------------------------------------------------------------- */
+
+static sc_prompt *shared(sc_prompt *p) {
+    if (p) p->refs++;
+    return p;
+}
+
+/* The run of pages of `from` to that of s: a page lies at the same place of its run. */
+static sc_status copy_pages(sc_session *s, const sc_session *from, sc_error *err) {
+    const sc_engine *e = s->engine;
+    const size_t run = (size_t)e->pages_per_session, row = (size_t)e->pages.head_dim, page = (size_t)e->pages.page_rows * row * sc_act_bytes(e->dev);
+    const size_t to = run * (size_t)s->place, at = run * (size_t)from->place;
+    const struct { char *pool; size_t bytes; } part[] = {{e->pages.k, page}, {e->pages.v, page}, {(char *)e->pages.rep_k, row * sizeof *e->pages.rep_k}};
+    sc_status rc = SC_OK;
+
+    for (int i = 0; i < 3 && !rc; i++)
+        rc = e->dev->ops->copy(e->dev, part[i].pool + to * part[i].bytes, part[i].pool + at * part[i].bytes, run * part[i].bytes, err);
+    return rc;
+}
+
+/* Planned again as for `from`: a chunk writes its own mix before it reads one. */
+static sc_status fork_prompts(sc_session *s, const sc_session *from, sc_error *err) {
+    sc_status rc = SC_OK;
+
+    s->next_prompt = shared(from->next_prompt);
+    s->next_seq = from->next_seq;
+    s->transition = from->transition;
+    s->blend_from = shared(from->blend_from);
+    s->blend_chunks = from->blend_chunks;
+    s->blend_done = from->blend_done;
+    for (int i = 0; i < 2 && !rc; i++) {
+        if (from->blend[i].kv) rc = sc_prompt_plan_mix(s->engine, s->blend_from, s->prompt, &s->blend[i], err);
+        if (!rc && from->next_blend[i].kv) rc = sc_prompt_plan_mix(s->engine, s->prompt, s->next_prompt, &s->next_blend[i], err);
+    }
+    return rc;
+}
+
+/* The last picture of the past that both have. */
+static void show_past(sc_session *s, const sc_session *from) {
+    const sc_frames *f = &from->newest;
+    const int last = f->count - 1;
+
+    if (last < 0) return;
+    memcpy(s->frames[s->frames_at], f->data + (size_t)last * f->frame_bytes, f->frame_bytes);
+    s->newest = (sc_frames){.chunk = f->chunk, .first_frame = f->first_frame + (uint64_t)last, .count = 1, .width = f->width, .height = f->height,
+                            .prompt_seq = f->prompt_seq, .data = s->frames[s->frames_at], .frame_bytes = f->frame_bytes};
+}
+
+static sc_status fork_at(int place, const sc_session *from, uint64_t seed, sc_session **out, sc_error *err) {
+    sc_engine *e = from->engine;
+    sc_session *s = NULL;
+    sc_status rc;
+
+    TRY(create_at(e, place, seed, from->prompt, from->prompt_seq, &s, err));
+    s->chunk = s->first = from->chunk;
+    s->frames_made = from->frames_made;
+    s->past_at = from->past_at;
+    s->past_count = from->past_count;
+    TRY(fork_prompts(s, from, err));
+    TRY(sc_kv_fork(&s->memory, &from->memory, err));
+    TRY(copy_pages(s, from, err));
+    if (e->past_chunks) TRY(e->dev->ops->copy(e->dev, s->past, from->past, e->latent_count * 4 * (size_t)e->past_chunks, err));
+    TRY(sc_decoder_state_copy(e->decoder, s->decoder, from->decoder, err));
+    show_past(s, from);
+    *out = s;
+    s = NULL;
+cleanup:
+    sc_session_destroy(s);
+    return rc;
+}
+
+sc_status sc_session_fork(sc_session *from, uint64_t seed, sc_session **out, sc_error *err) {
+    sc_engine *e = from->engine;
+    int place;
+    sc_status rc;
+
+    *out = NULL;
+    if ((rc = sc_session_collect(from, err))) return rc;
+    if (from->failed) return sc_fail(err, from->error.status, "%s", from->error.text);
+    if (from->phase || from->begun) return sc_fail(err, SC_EBUSY, "chunk %llu has begun", (unsigned long long)from->chunk);
+    if ((rc = free_place(e, &place, err))) return rc;
+    do rc = fork_at(place, from, seed, out, err);
+    while (rc == SC_ENOMEM && sc_prompt_cache_shrink(e));
+    return rc;
+}
+
+/* ---- the end, prompts --------------------------------------------------------------------------------------------------- */
 
 void sc_session_destroy(sc_session *s) {
     if (!s) return;

@@ -269,6 +269,15 @@ void sc_tae_state_free(const sc_tae *t, sc_tae_state *s) {
     memset(s, 0, sizeof *s);
 }
 
+sc_status sc_tae_state_copy(const sc_tae *t, sc_tae_state *s, const sc_tae_state *from, sc_error *err) {
+    for (int i = 0; i < SC_TAE_LEVELS * SC_TAE_BLOCKS; i++) {
+        sc_status rc = t->dev->ops->copy(t->dev, s->past[i], from->past[i], past_bytes(t, i / SC_TAE_BLOCKS), err);
+        if (rc) return rc;
+    }
+    s->started = from->started;
+    return SC_OK;
+}
+
 sc_status sc_tae_decode(const sc_tae *t, sc_tae_state *s, const float *latent, int frames, bool keep_startup, bool clamp, float *rgb, uint8_t *i420,
                         int *count, sc_tae_tap *tap, void *tap_ctx, sc_error *err) {
     const sc_ops *ops = t->dev->ops;

@@ -42,6 +42,7 @@ size_t sc_tae_state_bytes(const sc_tae *t);
 
 sc_status sc_tae_state_init(const sc_tae *t, sc_tae_state *s, sc_error *err); /* zeros; again: resets in place */
 void sc_tae_state_free(const sc_tae *t, sc_tae_state *s);
+sc_status sc_tae_state_copy(const sc_tae *t, sc_tae_state *s, const sc_tae_state *from, sc_error *err); /* both of this decoder; in the order of its calls */
 
 /* Called with device tensors: index of the decoder layer of the published model (5, 14), act [n][h][w][c]. */
 typedef void sc_tae_tap(void *ctx, int index, const void *x, int n, int h, int w, int c);

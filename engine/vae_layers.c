@@ -250,6 +250,13 @@ void sc_vae_net_state_free(const sc_vae_net *t, sc_vae_state *s) {
     free(s);
 }
 
+sc_status sc_vae_net_state_copy(const sc_vae_net *t, sc_vae_state *s, const sc_vae_state *from, sc_error *err) {
+    sc_status rc = SC_OK;
+    for (int i = 0; i < t->caches && !rc; i++) rc = t->dev->ops->copy(t->dev, s->past[i], from->past[i], t->cache_bytes[i], err);
+    s->started = from->started;
+    return rc;
+}
+
 /* ---- running ------------------------------------------------------------------------------------------------------------ *
  *
  * A norm is asked for with the convolution before it (ops.h, `then`), which may be another layer's; f->a then holds the next layer's input
