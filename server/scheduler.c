@@ -1,5 +1,5 @@
-/* scheduler.c - see scheduler.h. What is planned is decided in plan.c; what runs next in scheduler_passes.c; here are
- * the thread, its commands and the life of a session. */
+/* scheduler.c - see scheduler.h. What is planned is decided in plan.c; what runs next in scheduler_passes.c; how sessions begin stands in
+ * scheduler_begin.c; here are the thread, its commands and the rest of a session's life. */
 #include "server/scheduler_internal.h"
 #include "base/clock.h"
 #include "base/log.h"
@@ -9,7 +9,7 @@
 #include <string.h>
 #include <time.h>
 
-enum { KEYS = 64, BLEND_CHUNKS = 4, LOOKAHEAD_MAX = 4 };
+enum { BLEND_CHUNKS = 4 };
 static const uint64_t NAP_NS = 500000000;
 
 static_assert((int)SC_WIRE_SWITCH == (int)SC_SWITCH && (int)SC_WIRE_CUT == (int)SC_CUT, "transitions are cast");
@@ -43,7 +43,7 @@ void sc_scheduler_update_load(sc_scheduler *s) {
     pthread_mutex_unlock(&s->lock);
 }
 
-static struct stream *find(sc_scheduler *s, const char *id) {
+struct stream *sc_scheduler_find(sc_scheduler *s, const char *id) {
     for (int i = 0; i < s->n; i++) if (!strcmp(sc_channel_id(s->streams[i]->channel), id)) return s->streams[i];
     return NULL;
 }
@@ -74,8 +74,7 @@ void sc_scheduler_fail_session(struct stream *t, const sc_error *err) {
     sc_channel_kick(t->channel, 1011, "session failed");
 }
 
-/* What a request gets for a failure of the engine. A device that is lost is remembered: the loop ends. */
-static void problem_from(sc_scheduler *s, sc_problem *p, const sc_error *err, const char *pointer) {
+void sc_scheduler_problem(sc_scheduler *s, sc_problem *p, const sc_error *err, const char *pointer) {
     if (err->status != SC_EINVAL && err->status != SC_EBUSY) sc_log(SC_LOG_ERROR, "engine", "a request failed: %s", err->text);
     switch (err->status) {
     case SC_EINVAL:
@@ -93,83 +92,6 @@ static void problem_from(sc_scheduler *s, sc_problem *p, const sc_error *err, co
     }
 }
 
-static void do_create(sc_scheduler *s, sc_command *c) {
-    const sc_create_request *r = &c->create;
-    sc_error err = {0};
-    struct stream *t = NULL;
-    char id[SC_ID_CHARS + 1] = {0};
-
-    if (c->key[0] && s->made)
-        for (int i = 0; i < KEYS; i++) {
-            struct made *m = &s->made[i];
-            if (strcmp(m->key, c->key) || !find(s, m->id)) continue;
-            if (memcmp(&m->request, r, sizeof *r)) sc_problem_set(&c->problem, 422, "This Idempotency-Key was used for another request.");
-            else memcpy(c->id, m->id, sizeof c->id);
-            return;
-        }
-    if (r->model[0] && strcmp(r->model, s->info.name)) {
-        sc_problem_set(&c->problem, 422, "model: there is no model of this name; GET /v1/models lists them.");
-        sc_problem_add(&c->problem, "/model", "must be \"%s\"", s->info.name);
-        return;
-    }
-    if (s->n == SC_PLAN_JOBS_MAX || s->n >= s->info.max_sessions) {
-        sc_problem_set(&c->problem, 503, "All %d places are taken; try again later.", s->info.max_sessions);
-        return;
-    }
-    t = calloc(1, sizeof *t);
-    if (!t) { sc_fail(&err, SC_ENOMEM, "session: out of memory"); goto failed; }
-    if (sc_id_random(id, &err)) goto failed;
-    sc_facts *f = &t->facts;
-    f->state = SC_STATE_STARTING;
-    memcpy(f->prompt, r->prompt, sizeof f->prompt);
-    f->prompt_bytes = r->prompt_bytes;
-    f->prompt_seq = t->last_seq = 1;
-    f->transition = r->transition;
-    memcpy(f->model, s->info.name, sizeof f->model);
-    if (r->has_seed) f->seed = r->seed;
-    else {
-        char random[SC_ID_CHARS + 1];
-        if (sc_id_random(random, &err)) goto failed;
-        for (int i = 0; i < 10; i++) f->seed = f->seed * 32 + (uint64_t)(random[i] & 31);
-    }
-    f->memory_bytes = s->info.session_bytes;
-    f->width = s->info.width;
-    f->height = s->info.height;
-    f->fps = r->fps ? r->fps : s->info.fps;
-    f->chunk_frames = s->info.frames_chunk;
-    f->jpeg_quality = r->jpeg_quality ? r->jpeg_quality : s->o.jpeg_quality;
-    f->lookahead_chunks = r->lookahead_chunks ? r->lookahead_chunks : 1;
-    f->idle_timeout_s = r->idle_timeout_s ? r->idle_timeout_s : s->o.idle_timeout_s;
-    f->run_without_viewers = r->run_without_viewers == 1;
-    f->created = (int64_t)time(NULL);
-    f->chunk = -1;
-    sc_scheduler_enter_device(s);
-    sc_status rc = sc_session_create(s->engine, f->seed, r->prompt, r->prompt_bytes, 1, &t->session, &err);
-    sc_scheduler_leave_device(s);
-    if (rc) goto failed;
-    uint64_t now = sc_now_ns();
-    t->channel = sc_channel_create(s->hub, id, f->fps, (LOOKAHEAD_MAX + 2) * s->info.frames_chunk, f, now);
-    if (!t->channel) { sc_fail(&err, SC_ENOMEM, "session: no room"); goto failed; }
-    sc_channel_set_play(t->channel, false, f->run_without_viewers, now);
-    s->streams[s->n++] = t;
-    memcpy(c->id, id, sizeof c->id);
-    if (c->key[0] && s->made) {
-        struct made *m = &s->made[s->made_at++ % KEYS];
-        memcpy(m->key, c->key, sizeof m->key);
-        memcpy(m->id, id, sizeof m->id);
-        m->request = *r;
-    }
-    SC_COUNT(sessions_created, 1);
-    sc_scheduler_update_load(s);
-    sc_log(SC_LOG_INFO, "session", "id=%s created seed=%llu prompt_bytes=%zu sessions=%d", id, (unsigned long long)f->seed, r->prompt_bytes,
-           s->n);
-    return;
-failed:
-    problem_from(s, &c->problem, &err, "/prompt");
-    if (t) sc_session_destroy(t->session);
-    free(t);
-}
-
 static void do_prompt(sc_scheduler *s, struct stream *t, sc_command *c) {
     const sc_patch_request *r = &c->patch;
     sc_error err = {0};
@@ -181,7 +103,7 @@ static void do_prompt(sc_scheduler *s, struct stream *t, sc_command *c) {
     sc_status rc = sc_session_set_prompt(t->session, r->prompt, r->prompt_bytes, seq, (sc_transition)how, BLEND_CHUNKS, &at, &err);
     sc_scheduler_leave_device(s);
     if (rc) {
-        problem_from(s, &c->problem, &err, c->kind == SC_COMMAND_PROMPT ? "/text" : "/prompt");
+        sc_scheduler_problem(s, &c->problem, &err, c->kind == SC_COMMAND_PROMPT ? "/text" : "/prompt");
         return;
     }
     t->last_seq = seq;
@@ -214,8 +136,8 @@ static void do_patch(sc_scheduler *s, struct stream *t, sc_command *c) {
 
 static void do_now(sc_scheduler *s, sc_command *c) {
     struct stream *t = NULL;
-    if (c->kind != SC_COMMAND_CREATE && !(t = find(s, c->id))) sc_problem_set(&c->problem, 404, "There is no such session.");
-    else if (c->kind == SC_COMMAND_CREATE) do_create(s, c);
+    if (c->kind != SC_COMMAND_CREATE && !(t = sc_scheduler_find(s, c->id))) sc_problem_set(&c->problem, 404, "There is no such session.");
+    else if (c->kind == SC_COMMAND_CREATE) sc_scheduler_create(s, c);
     else if (c->kind == SC_COMMAND_DELETE) sc_scheduler_end_session(s, t, 1000, "session deleted");
     else if (!t->session) sc_problem_set(&c->problem, 409, "This session has failed.");
     else {
@@ -245,7 +167,7 @@ static bool ready(sc_scheduler *s, const sc_command *c) {
     size_t n = 0;
     const char *words = words_of(c, &n);
     if (c->kind != SC_COMMAND_CREATE) {
-        const struct stream *t = find(s, c->id);
+        const struct stream *t = sc_scheduler_find(s, c->id);
         if (!t || !t->session) return true;
     }
     return sc_engine_prompt_known(s->engine, words, n);
@@ -307,7 +229,7 @@ static void run_parked(sc_scheduler *s) {
         }
         sc_command *c = unpark(s);
         if (rc) {
-            problem_from(s, &c->problem, &err, c->kind == SC_COMMAND_PROMPT ? "/text" : "/prompt");
+            sc_scheduler_problem(s, &c->problem, &err, c->kind == SC_COMMAND_PROMPT ? "/text" : "/prompt");
             c->done(c);
         } else do_now(s, c);
     }
@@ -434,7 +356,7 @@ sc_status sc_scheduler_start(sc_scheduler **out, const sc_scheduler_options *o, 
     pthread_condattr_t attr;
     sc_scheduler *s = calloc(1, sizeof *s);
     *out = NULL;
-    if (!s || !(s->made = calloc(KEYS, sizeof *s->made))) {
+    if (!s || !(s->made = calloc(SC_SCHEDULER_KEYS, sizeof *s->made))) {
         free(s);
         return sc_fail(err, SC_ENOMEM, "scheduler: out of memory");
     }

@@ -1,12 +1,12 @@
-/* scheduler_internal.h - what scheduler.c (thread, commands, life of a session) and scheduler_passes.c (what runs next) share. Engine thread
- * only, except where it is said. */
+/* scheduler_internal.h - what scheduler.c (thread, commands, life of a session), scheduler_begin.c (its beginning) and scheduler_passes.c (what
+ * runs next) share. Engine thread only, except where it is said. */
 #ifndef SC_SERVER_SCHEDULER_INTERNAL_H
 #define SC_SERVER_SCHEDULER_INTERNAL_H
 #include "server/scheduler.h"
 #include <pthread.h>
 #include <stdatomic.h>
 
-enum { SC_SCHEDULER_QUEUE = 64 };
+enum { SC_SCHEDULER_QUEUE = 64, SC_SCHEDULER_KEYS = 64 };
 
 struct stream {
     sc_session *session;       /* NULL once failed */
@@ -67,6 +67,12 @@ void sc_scheduler_set_state(struct stream *t, sc_state state, const char *reason
 void sc_scheduler_end_session(sc_scheduler *s, struct stream *t, int code, const char *reason);
 void sc_scheduler_fail_session(struct stream *t, const sc_error *err); /* viewers are closed with 1011, t->session is NULL after it */
 void sc_scheduler_update_load(sc_scheduler *s);
+struct stream *sc_scheduler_find(sc_scheduler *s, const char *id);
+/* What a request gets for a failure of the engine. A device that is lost is remembered: the loop ends. */
+void sc_scheduler_problem(sc_scheduler *s, sc_problem *p, const sc_error *err, const char *pointer);
+
+/* scheduler_begin.c */
+void sc_scheduler_create(sc_scheduler *s, sc_command *c);
 
 /* scheduler_passes.c */
 void sc_scheduler_look_after(sc_scheduler *s, struct stream *t, uint64_t now);
