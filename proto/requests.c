@@ -6,6 +6,7 @@
 #include <cjson/cJSON.h>
 #include <string.h>
 
+static const int64_t CHUNK_MAX = 9007199254740991; /* a double holds it */
 static const char *const transitions[] = {"switch", "blend", "recache", "flush", "cut"};
 
 const char *sc_wire_transition_name(sc_wire_transition t) {
@@ -67,6 +68,21 @@ bool sc_request_patch(const char *body, size_t n, sc_patch_request *out, sc_prob
     sc_fields_end(o, "prompt, transition, state, fps, jpeg_quality, idle_timeout_s", problem);
     if (empty)
         sc_problem_add(problem, "", "nothing to change: at least one of prompt, transition, state, fps, jpeg_quality, idle_timeout_s is needed");
+    cJSON_Delete(o);
+    return problem->status == 0;
+}
+
+bool sc_request_fork(const char *body, size_t n, sc_fork_request *out, sc_problem *problem) {
+    cJSON *o = sc_fields_parse(body, n, SC_BODY_BYTES_MAX, "body", problem);
+    int64_t chunk = 0;
+
+    memset(out, 0, sizeof *out);
+    if (!o) return false;
+    out->has_at_chunk = sc_field_int(o, "at_chunk", 0, CHUNK_MAX, &chunk, problem);
+    out->at_chunk = (uint64_t)chunk;
+    out->has_prompt = sc_field_prompt(o, "prompt", false, out->prompt, &out->prompt_bytes, problem);
+    out->has_seed = sc_field_seed(o, "seed", &out->seed, problem);
+    sc_fields_end(o, "at_chunk, prompt, seed", problem);
     cJSON_Delete(o);
     return problem->status == 0;
 }

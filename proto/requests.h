@@ -44,10 +44,21 @@ typedef struct {
     int fps, jpeg_quality, idle_timeout_s; /* 0 not given */
 } sc_patch_request;
 
+typedef struct {
+    bool has_at_chunk, has_prompt, has_seed;
+    uint64_t at_chunk;                   /* below 2^53 */
+    char prompt[SC_PROMPT_TEXT_MAX + 1];
+    size_t prompt_bytes;
+    uint64_t seed;
+} sc_fork_request;
+
 bool sc_request_create(const char *body, size_t n, sc_create_request *out, sc_problem *problem);
 
 /* At least one field is needed. */
 bool sc_request_patch(const char *body, size_t n, sc_patch_request *out, sc_problem *problem);
+
+/* No field is needed. */
+bool sc_request_fork(const char *body, size_t n, sc_fork_request *out, sc_problem *problem);
 
 /* {"role":"control"} or {"role":"watch"}; the role is needed. */
 bool sc_request_ticket(const char *body, size_t n, bool *control, sc_problem *problem);

@@ -91,6 +91,12 @@ static void write_session(sc_json_out *o, const sc_session_view *s) {
     write_stage(o, "encode", s->encode);
     sc_json_end_object(o);
     sc_json_u64(o, "memory_bytes", s->memory_bytes);
+    if (s->forked_from) {
+        sc_json_object(o, "forked_from");
+        sc_json_text(o, "id", s->forked_from);
+        sc_json_u64(o, "chunk", s->forked_chunk);
+        sc_json_end_object(o);
+    }
     sc_json_end_object(o);
 }
 

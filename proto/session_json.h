@@ -44,6 +44,8 @@ typedef struct {
     bool run_without_viewers;
     sc_stage_time wait, denoise, decode, encode;
     uint64_t memory_bytes;
+    const char *forked_from;    /* NULL: of nobody; left out */
+    uint64_t forked_chunk;      /* its first own chunk */
 } sc_session_view;
 
 /* One session object; `stream` is made from the id. */

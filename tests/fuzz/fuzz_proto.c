@@ -37,6 +37,7 @@ static void refused(const sc_problem *p) {
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     static sc_create_request create;
     static sc_patch_request patch;
+    static sc_fork_request fork;
     static sc_client_message message;
     static char out[SC_SERVER_MESSAGE_MAX];
     sc_frame_header header;
@@ -45,7 +46,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
 
     if (size == 0) return 0;
     size--;
-    switch (data[0] & 3) {
+    switch (data[0] % 5) {
     case 0:
         if (!sc_request_create(text, size, &create, &problem)) {
             refused(&problem);
@@ -67,6 +68,14 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
         break;
     case 3:
         if (sc_frame_header_read(&header, data + 1, size, NULL) == SC_OK) check(header.header_bytes <= size);
+        break;
+    case 4:
+        if (!sc_request_fork(text, size, &fork, &problem)) {
+            refused(&problem);
+            break;
+        }
+        check(fork.has_prompt == (fork.prompt_bytes > 0) && strlen(fork.prompt) == fork.prompt_bytes && fork.prompt_bytes <= SC_PROMPT_TEXT_MAX);
+        check(sc_text_bad_prompt(fork.prompt, fork.prompt_bytes) == fork.prompt_bytes && fork.at_chunk < UINT64_C(1) << 53);
         break;
     }
     return 0;

@@ -307,6 +307,12 @@ static void sessions_are_golden(void **state) {
         "\"memory_bytes\":99}");
     assert_int_equal(n, strlen(text));
     free(text);
+    s.forked_from = "zyxwvutsrqponmlkjihgfedcba";
+    s.forked_chunk = 12;
+    text = sc_session_json(&s, NULL);
+    assert_non_null(strstr(text, ",\"memory_bytes\":99,\"forked_from\":{\"id\":\"zyxwvutsrqponmlkjihgfedcba\",\"chunk\":12}}"));
+    free(text);
+    s.forked_from = NULL;
     s.chunk = s.frame = -1;
     s.reason = "gpu";
     text = sc_sessions_json(&s, 1, NULL);

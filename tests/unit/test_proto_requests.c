@@ -156,6 +156,21 @@ static const struct bad wrong_patch[] = {
     {"{\"fps\":null}", 0, 422, "/fps", "found null"},
 };
 
+static const struct bad wrong_fork[] = {
+    {"{\"at_chunk\":-1}", 0, 422, "/at_chunk", "from 0 to 9007199254740991, found -1"},
+    {"{\"at_chunk\":2.5}", 0, 422, "/at_chunk", "found 2.5"},
+    {"{\"at_chunk\":9007199254740992}", 0, 422, "/at_chunk", "from 0 to 9007199254740991"},
+    {"{\"at_chunk\":\"12\"}", 0, 422, "/at_chunk", "found the text \"12\""},
+    {"{\"at_chunk\":null}", 0, 422, "/at_chunk", "found null"},
+    {"{\"prompt\":\"\"}", 0, 422, "/prompt", "found an empty one"},
+    {"{\"prompt\":\"a\\u0001\"}", 0, 422, "/prompt", "found 0x01 at byte 1"},
+    {"{\"seed\":-1}", 0, 422, "/seed", "found -1"},
+    {"{\"seed\":null}", 0, 422, "/seed", "found null"},
+    {"{\"fps\":16}", 0, 422, "/fps", "unknown field \"fps\"; known are at_chunk, prompt, seed"},
+    {"{\"transition\":\"cut\"}", 0, 422, "/transition", "unknown field"},
+    {"{\"at\":1}", 0, 422, "/at", "unknown field"},
+};
+
 typedef bool parse_fn(const char *body, size_t n, sc_problem *p);
 
 static bool create(const char *body, size_t n, sc_problem *p) {
@@ -166,6 +181,11 @@ static bool create(const char *body, size_t n, sc_problem *p) {
 static bool patch(const char *body, size_t n, sc_problem *p) {
     sc_patch_request r;
     return sc_request_patch(body, n, &r, p);
+}
+
+static bool fork_body(const char *body, size_t n, sc_problem *p) {
+    sc_fork_request r;
+    return sc_request_fork(body, n, &r, p);
 }
 
 static void check(const struct bad *c, parse_fn *parse) {
@@ -205,16 +225,18 @@ static void broken_bodies_are_refused_with_the_place(void **state) {
     for (size_t i = 0; i < sizeof broken / sizeof *broken; i++) {
         check(&broken[i], create);
         check(&broken[i], patch);
+        check(&broken[i], fork_body);
     }
-    print_message("%zu broken bodies, each for both calls\n", sizeof broken / sizeof *broken);
+    print_message("%zu broken bodies, each for three calls\n", sizeof broken / sizeof *broken);
 }
 
 static void wrong_fields_are_named(void **state) {
     (void)state;
     for (size_t i = 0; i < sizeof wrong_create / sizeof *wrong_create; i++) check(&wrong_create[i], create);
     for (size_t i = 0; i < sizeof wrong_patch / sizeof *wrong_patch; i++) check(&wrong_patch[i], patch);
+    for (size_t i = 0; i < sizeof wrong_fork / sizeof *wrong_fork; i++) check(&wrong_fork[i], fork_body);
     print_message("%zu bodies with wrong fields\n",
-                  sizeof wrong_create / sizeof *wrong_create + sizeof wrong_patch / sizeof *wrong_patch);
+                  sizeof wrong_create / sizeof *wrong_create + sizeof wrong_patch / sizeof *wrong_patch + sizeof wrong_fork / sizeof *wrong_fork);
 }
 
 static void a_full_session_body_is_read(void **state) {
@@ -257,6 +279,23 @@ static void what_is_not_given_says_so(void **state) {
     assert_false(q.has_prompt);
     assert_true(sc_request_patch("{\"prompt\":\"b\",\"transition\":\"cut\"}", 33, &q, &p));
     assert_true(q.has_prompt && q.prompt_bytes == 1 && q.transition == SC_WIRE_CUT && q.state == SC_PATCH_STATE_NOT_GIVEN);
+}
+
+static void a_fork_needs_nothing_and_takes_three_fields(void **state) {
+    static const char body[] = "{\"at_chunk\":9007199254740991,\"prompt\":\"n\\u00e4chts\",\"seed\":\"18446744073709551615\"}";
+    sc_fork_request r;
+    sc_problem p;
+
+    (void)state;
+    memset(&r, 0xa5, sizeof r);
+    assert_true(sc_request_fork("{}", 2, &r, &p));
+    assert_true(!r.has_at_chunk && !r.has_prompt && !r.has_seed && !r.at_chunk && !r.seed && !r.prompt_bytes && !r.prompt[0]);
+    if (!sc_request_fork(body, sizeof body - 1, &r, &p)) fail_msg("%s", p.detail);
+    assert_true(r.has_at_chunk && r.at_chunk == 9007199254740991u && r.has_seed && r.seed == UINT64_MAX && r.has_prompt);
+    assert_string_equal(r.prompt, "n\xc3\xa4" "chts");
+    assert_int_equal(r.prompt_bytes, 7);
+    assert_true(sc_request_fork("{\"at_chunk\":0}", 14, &r, &p));
+    assert_true(r.has_at_chunk && r.at_chunk == 0);
 }
 
 static void all_errors_of_a_body_are_collected_up_to_sixteen(void **state) {
@@ -375,6 +414,7 @@ int main(void) {
         cmocka_unit_test(wrong_fields_are_named),
         cmocka_unit_test(a_full_session_body_is_read),
         cmocka_unit_test(what_is_not_given_says_so),
+        cmocka_unit_test(a_fork_needs_nothing_and_takes_three_fields),
         cmocka_unit_test(all_errors_of_a_body_are_collected_up_to_sixteen),
         cmocka_unit_test(sizes_are_exact),
         cmocka_unit_test(every_cut_of_a_body_is_refused),
