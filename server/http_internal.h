@@ -87,6 +87,7 @@ enum MHD_Result http_get_session(struct sc_request *r);
 enum MHD_Result http_post_session(struct sc_request *r);
 enum MHD_Result http_patch_session(struct sc_request *r);
 enum MHD_Result http_delete_session(struct sc_request *r);
+enum MHD_Result http_post_fork(struct sc_request *r);
 enum MHD_Result http_post_ticket(struct sc_request *r);
 enum MHD_Result http_get_snapshot(struct sc_request *r);
 enum MHD_Result http_get_motion(struct sc_request *r);

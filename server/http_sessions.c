@@ -28,7 +28,8 @@ static sc_session_view session_view(const char *id, const sc_channel_view *c) {
         .seed = f->seed, .width = f->width, .height = f->height, .fps = f->fps, .chunk_frames = f->chunk_frames, .created = f->created,
         .chunk = f->chunk, .frame = c->frame, .viewers = c->viewers, .jpeg_quality = f->jpeg_quality, .lookahead_chunks = f->lookahead_chunks,
         .idle_timeout_s = f->idle_timeout_s, .run_without_viewers = f->run_without_viewers, .wait = f->wait, .denoise = f->denoise,
-        .decode = f->decode, .encode = c->encode, .memory_bytes = f->memory_bytes};
+        .decode = f->decode, .encode = c->encode, .memory_bytes = f->memory_bytes, .forked_from = f->forked_from[0] ? f->forked_from : NULL,
+        .forked_chunk = f->forked_chunk};
 }
 
 /* Of the session in the path; NULL when there is none. Retained. */
@@ -164,19 +165,25 @@ static bool good_key(const char *key) {
     return n >= 1 && n <= 128;
 }
 
-enum MHD_Result http_post_session(struct sc_request *r) {
+/* What makes a session: CREATE, or FORK, which may do without a body. */
+static enum MHD_Result make(struct sc_request *r, sc_command_kind kind) {
     const char *key = http_header(r, "Idempotency-Key");
     if (r->asked) return r->problem.status ? http_problem_full(r, &r->problem) : answer_session(r, 201, r->id);
     if (key && !good_key(key)) return http_problem(r, 400, "Idempotency-Key must be 1 to 128 visible ASCII characters.");
-    sc_command *c = command(r, SC_COMMAND_CREATE);
+    sc_command *c = command(r, kind);
     if (!c) return http_problem(r, 503, "Out of memory; try again later.");
-    if (!sc_request_create(r->body, r->body_n, &c->create, &r->problem)) {
+    bool good = kind == SC_COMMAND_CREATE ? sc_request_create(r->body, r->body_n, &c->create, &r->problem)
+                                          : sc_request_fork(r->body_n ? r->body : "{}", r->body_n ? r->body_n : 2, &c->fork, &r->problem);
+    if (!good) {
         free(c);
         return http_problem_full(r, &r->problem);
     }
     if (key) strcpy(c->key, key);
     return post(r, c);
 }
+
+enum MHD_Result http_post_session(struct sc_request *r) { return make(r, SC_COMMAND_CREATE); }
+enum MHD_Result http_post_fork(struct sc_request *r) { return make(r, SC_COMMAND_FORK); }
 
 static enum MHD_Result answer_patch(struct sc_request *r) {
     size_t n = 0;

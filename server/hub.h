@@ -60,6 +60,8 @@ typedef struct {
     int jpeg_quality, lookahead_chunks, idle_timeout_s;
     bool run_without_viewers;
     int64_t created, chunk;     /* chunk: newest decoded, -1 for none */
+    char forked_from[SC_ID_CHARS + 1]; /* "": no fork */
+    uint64_t forked_chunk;      /* its first own chunk; 0 of any other */
     sc_stage_time wait, denoise, decode;
 } sc_facts;
 

@@ -67,7 +67,7 @@ static void encode_chunk(sc_encoder *e, void *handle, const sc_encode_job *j, un
         encode_ns += took;
         sc_metrics_time(SC_TIME_ENCODE, took);
         sc_frame_header head = {
-            .flags = (uint16_t)((i == 0 ? SC_FRAME_CHUNK : 0) | (i == 0 && j->first_of_prompt ? SC_FRAME_PROMPT : 0)),
+            .flags = (uint16_t)((i == 0 && !j->past ? SC_FRAME_CHUNK : 0) | (i == 0 && j->first_of_prompt ? SC_FRAME_PROMPT : 0)),
             .frame = j->first_frame + (uint64_t)i, .chunk = (uint32_t)j->chunk, .prompt_seq = j->prompt_seq,
             .pts_us = j->first_pts_us + (uint64_t)i * 1000000u / (uint64_t)j->fps,
             .wait_us = us32(j->wait_ns), .denoise_us = us32(j->denoise_ns), .decode_us = us32(j->decode_ns), .encode_us = us32(took),
@@ -77,11 +77,12 @@ static void encode_chunk(sc_encoder *e, void *handle, const sc_encode_job *j, un
         if (!f) { sc_channel_lost(j->channel, 1); continue; }
         sc_channel_push(j->channel, f, sc_now_ns(), i == 0 ? &lateness_ns : NULL);
     }
+    if (j->past) return;
     sc_channel_note_encode(j->channel, encode_ns);
-    if (j->chunk > 0) {
+    if (!j->begins) {
         sc_metrics_time(SC_TIME_LATENESS, lateness_ns > 0 ? (uint64_t)lateness_ns : 0);
         if (lateness_ns > 5000000) SC_COUNT(late_chunks, 1);
-    } else lateness_ns = 0; /* the clock begins with it */
+    } else lateness_ns = 0;
     tell_chunk(e, j, encode_ns, lateness_ns);
 }
 

@@ -19,6 +19,8 @@ typedef struct {
     uint64_t chunk, first_frame, first_pts_us;
     uint32_t prompt_seq;
     bool first_of_prompt;
+    bool begins;                /* the clock begins with this chunk: early or late it cannot be */
+    bool past;                  /* not a chunk, but the last picture of one that others have seen: no news */
     uint64_t wait_ns, denoise_ns, decode_ns;
 } sc_encode_job;
 

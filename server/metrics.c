@@ -64,9 +64,11 @@ char *sc_metrics_text(size_t *n) {
     counter(f, "prompts_total", "Prompts received.", get(&sc_count.prompts));
     counter(f, "prompts_superseded_total", "Prompts replaced before they applied.", get(&sc_count.prompts_superseded));
     counter(f, "sessions_created_total", "Sessions created.", get(&sc_count.sessions_created));
+    counter(f, "forks_total", "Sessions that were forked from others; sessions_created_total counts them too.", get(&sc_count.forks));
     counter(f, "sessions_failed_total", "Sessions that failed.", get(&sc_count.sessions_failed));
     counter(f, "events_lost_total", "Messages to viewers dropped because a queue was full.", get(&sc_count.events_lost));
     gauge(f, "sessions", "Sessions now.", atomic_load(&sc_count.sessions));
+    gauge(f, "forks_waiting", "Forks that wait for their chunk.", atomic_load(&sc_count.forks_waiting));
     gauge(f, "viewers", "Viewers now.", atomic_load(&sc_count.viewers));
     gauge(f, "pending_sockets", "Accepted sockets whose first request is not complete.", atomic_load(&sc_count.pending_sockets));
     for (int i = 0; i < SC_TIMES; i++) {

@@ -136,7 +136,9 @@ static void do_patch(sc_scheduler *s, struct stream *t, sc_command *c) {
 
 static void do_now(sc_scheduler *s, sc_command *c) {
     struct stream *t = NULL;
-    if (c->kind != SC_COMMAND_CREATE && !(t = sc_scheduler_find(s, c->id))) sc_problem_set(&c->problem, 404, "There is no such session.");
+    if (c->kind == SC_COMMAND_FORK) {
+        if (!sc_scheduler_fork(s, c)) return;
+    } else if (c->kind != SC_COMMAND_CREATE && !(t = sc_scheduler_find(s, c->id))) sc_problem_set(&c->problem, 404, "There is no such session.");
     else if (c->kind == SC_COMMAND_CREATE) sc_scheduler_create(s, c);
     else if (c->kind == SC_COMMAND_DELETE) sc_scheduler_end_session(s, t, 1000, "session deleted");
     else if (!t->session) sc_problem_set(&c->problem, 409, "This session has failed.");
@@ -157,15 +159,20 @@ static const char *words_of(const sc_command *c, size_t *n) {
         *n = c->create.prompt_bytes;
         return c->create.prompt;
     }
+    if (c->kind == SC_COMMAND_FORK) {
+        *n = c->fork.prompt_bytes;
+        return c->fork.has_prompt ? c->fork.prompt : NULL;
+    }
     if (c->kind != SC_COMMAND_PROMPT && !(c->kind == SC_COMMAND_PATCH && c->patch.has_prompt)) return NULL;
     *n = c->patch.prompt_bytes;
     return c->patch.prompt;
 }
 
-/* Nothing is to be read for a command with words: they are known, or its session is gone, which doing it will say. */
+/* Nothing is to be read for a command: it has no words, they are known, or its session is gone, which doing it will say. */
 static bool ready(sc_scheduler *s, const sc_command *c) {
     size_t n = 0;
     const char *words = words_of(c, &n);
+    if (!words) return true;
     if (c->kind != SC_COMMAND_CREATE) {
         const struct stream *t = sc_scheduler_find(s, c->id);
         if (!t || !t->session) return true;
@@ -173,9 +180,10 @@ static bool ready(sc_scheduler *s, const sc_command *c) {
     return sc_engine_prompt_known(s->engine, words, n);
 }
 
+/* A fork without words has those that wait for its source. */
 static bool must_wait(sc_scheduler *s, const sc_command *c) {
     size_t n = 0;
-    if (!words_of(c, &n)) return false;
+    if (c->kind != SC_COMMAND_FORK && !words_of(c, &n)) return false;
     for (int i = 0; i < s->parked_n; i++) if (c->kind != SC_COMMAND_CREATE && !strcmp(s->parked[i]->id, c->id)) return true;
     return !ready(s, c);
 }
@@ -275,7 +283,7 @@ static bool stopping(sc_scheduler *s) {
 }
 
 static void refuse_all(sc_scheduler *s, const char *why) {
-    for (sc_command *c; (c = unpark(s)) || (c = take_command(s));) {
+    for (sc_command *c; (c = sc_scheduler_take_fork(s)) || (c = unpark(s)) || (c = take_command(s));) {
         sc_problem_set(&c->problem, 503, "%s", why);
         c->done(c);
     }
@@ -311,6 +319,7 @@ static void *engine_main(void *arg) {
         uint64_t wake = SC_NEVER;
         for (sc_command *c; !s->fault.status && (c = take_command(s));) do_command(s, c);
         run_parked(s);
+        sc_scheduler_run_forks(s);
         if (s->fault.status) break;
         uint64_t now = sc_now_ns();
         sc_scheduler_housekeeping(s, now);

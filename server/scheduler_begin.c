@@ -1,4 +1,15 @@
-/* scheduler_begin.c - how sessions begin. Engine thread. */
+/* scheduler_begin.c - how sessions begin: from a prompt, or as a fork of another. Engine thread.
+ *
+ * A fork is what its source was between two chunks, so it is taken when the source stands there and its frames are out; the source itself goes on as
+ * if nothing had been. It begins with the chunk that was asked for, or with the next one that begins:
+ *
+ *     source   | chunk 11 in work .... | 12 | 13 ...        at_chunk   11: 409, the earliest is 12
+ *     now            ^                                                 none or 12: when chunk 11 is done
+ *                                                                      13 .. 28: waits; 29: 409
+ *
+ * Nobody waits for what does not come: a source that is paused before the chunk ends the wait (409), as does its own end. A place is not kept for a
+ * fork that waits. What it is given besides: the source's settings, its numbers of chunks, frames and prompts, its last picture for whoever comes
+ * before the first of its own; but not its pause. The prompt that its first own chunk is made under counts as in force from the beginning. */
 #include "server/scheduler_internal.h"
 #include "base/clock.h"
 #include "base/log.h"
@@ -7,34 +18,89 @@
 #include <string.h>
 #include <time.h>
 
-enum { LOOKAHEAD_MAX = 4 };
+enum { LOOKAHEAD_MAX = 4, FORK_AHEAD = 16 };
+
+/* ---- what both have ---- */
+
+static const void *asked_for(const sc_command *c, size_t *n) {
+    *n = c->kind == SC_COMMAND_FORK ? sizeof c->fork : sizeof c->create;
+    return c->kind == SC_COMMAND_FORK ? (const void *)&c->fork : &c->create;
+}
+
+/* True: it has its answer, since the key made a session that is still there. */
+static bool answered_before(sc_scheduler *s, sc_command *c) {
+    size_t n;
+    const void *request = asked_for(c, &n);
+    for (int i = 0; c->key[0] && i < SC_SCHEDULER_KEYS; i++) {
+        const struct made *m = &s->made[i];
+        if (strcmp(m->key, c->key) || !sc_scheduler_find(s, m->id)) continue;
+        if (m->kind != c->kind || memcmp(&m->create, request, n) || (c->kind == SC_COMMAND_FORK && strcmp(m->from, c->id)))
+            sc_problem_set(&c->problem, 422, "This Idempotency-Key was used for another request.");
+        else memcpy(c->id, m->id, sizeof c->id);
+        return true;
+    }
+    return false;
+}
+
+static bool has_place(const sc_scheduler *s, sc_command *c) {
+    if (s->n < SC_PLAN_JOBS_MAX && s->n < s->info.max_sessions) return true;
+    sc_problem_set(&c->problem, 503, "All %d places are taken; try again later.", s->info.max_sessions);
+    return false;
+}
+
+/* t, its session and facts complete, is one of the streams; c has its id. After an error t is still the caller's. */
+static sc_status enter(sc_scheduler *s, struct stream *t, sc_command *c, sc_error *err) {
+    const sc_facts *f = &t->facts;
+    char id[SC_ID_CHARS + 1] = {0};
+    uint64_t now = sc_now_ns();
+    size_t n;
+    sc_status rc = sc_id_random(id, err);
+
+    if (rc) return rc;
+    t->channel = sc_channel_create(s->hub, id, f->fps, (LOOKAHEAD_MAX + 2) * s->info.frames_chunk, f, now);
+    if (!t->channel) return sc_fail(err, SC_ENOMEM, "session: no room");
+    sc_channel_set_play(t->channel, false, f->run_without_viewers, now);
+    s->streams[s->n++] = t;
+    if (c->key[0]) {
+        struct made *m = &s->made[s->made_at++ % SC_SCHEDULER_KEYS];
+        const void *request = asked_for(c, &n);
+        memcpy(m->key, c->key, sizeof m->key);
+        m->kind = c->kind;
+        memcpy(m->from, c->id, sizeof m->from);
+        memcpy(m->id, id, sizeof m->id);
+        memcpy(&m->create, request, n);
+    }
+    memcpy(c->id, id, sizeof c->id);
+    SC_COUNT(sessions_created, 1);
+    sc_scheduler_update_load(s);
+    return SC_OK;
+}
+
+/* ---- from a prompt ---- */
+
+static sc_status random_seed(uint64_t *seed, sc_error *err) {
+    char random[SC_ID_CHARS + 1];
+    sc_status rc = sc_id_random(random, err);
+    if (rc) return rc;
+    *seed = 0;
+    for (int i = 0; i < 10; i++) *seed = *seed * 32 + (uint64_t)(random[i] & 31);
+    return SC_OK;
+}
 
 void sc_scheduler_create(sc_scheduler *s, sc_command *c) {
     const sc_create_request *r = &c->create;
     sc_error err = {0};
     struct stream *t = NULL;
-    char id[SC_ID_CHARS + 1] = {0};
 
-    if (c->key[0] && s->made)
-        for (int i = 0; i < SC_SCHEDULER_KEYS; i++) {
-            struct made *m = &s->made[i];
-            if (strcmp(m->key, c->key) || !sc_scheduler_find(s, m->id)) continue;
-            if (memcmp(&m->request, r, sizeof *r)) sc_problem_set(&c->problem, 422, "This Idempotency-Key was used for another request.");
-            else memcpy(c->id, m->id, sizeof c->id);
-            return;
-        }
+    if (answered_before(s, c)) return;
     if (r->model[0] && strcmp(r->model, s->info.name)) {
         sc_problem_set(&c->problem, 422, "model: there is no model of this name; GET /v1/models lists them.");
         sc_problem_add(&c->problem, "/model", "must be \"%s\"", s->info.name);
         return;
     }
-    if (s->n == SC_PLAN_JOBS_MAX || s->n >= s->info.max_sessions) {
-        sc_problem_set(&c->problem, 503, "All %d places are taken; try again later.", s->info.max_sessions);
-        return;
-    }
+    if (!has_place(s, c)) return;
     t = calloc(1, sizeof *t);
     if (!t) { sc_fail(&err, SC_ENOMEM, "session: out of memory"); goto failed; }
-    if (sc_id_random(id, &err)) goto failed;
     sc_facts *f = &t->facts;
     f->state = SC_STATE_STARTING;
     memcpy(f->prompt, r->prompt, sizeof f->prompt);
@@ -42,12 +108,8 @@ void sc_scheduler_create(sc_scheduler *s, sc_command *c) {
     f->prompt_seq = t->last_seq = 1;
     f->transition = r->transition;
     memcpy(f->model, s->info.name, sizeof f->model);
-    if (r->has_seed) f->seed = r->seed;
-    else {
-        char random[SC_ID_CHARS + 1];
-        if (sc_id_random(random, &err)) goto failed;
-        for (int i = 0; i < 10; i++) f->seed = f->seed * 32 + (uint64_t)(random[i] & 31);
-    }
+    f->seed = r->seed;
+    if (!r->has_seed && random_seed(&f->seed, &err)) goto failed;
     f->memory_bytes = s->info.session_bytes;
     f->width = s->info.width;
     f->height = s->info.height;
@@ -62,26 +124,145 @@ void sc_scheduler_create(sc_scheduler *s, sc_command *c) {
     sc_scheduler_enter_device(s);
     sc_status rc = sc_session_create(s->engine, f->seed, r->prompt, r->prompt_bytes, 1, &t->session, &err);
     sc_scheduler_leave_device(s);
-    if (rc) goto failed;
-    uint64_t now = sc_now_ns();
-    t->channel = sc_channel_create(s->hub, id, f->fps, (LOOKAHEAD_MAX + 2) * s->info.frames_chunk, f, now);
-    if (!t->channel) { sc_fail(&err, SC_ENOMEM, "session: no room"); goto failed; }
-    sc_channel_set_play(t->channel, false, f->run_without_viewers, now);
-    s->streams[s->n++] = t;
-    memcpy(c->id, id, sizeof c->id);
-    if (c->key[0] && s->made) {
-        struct made *m = &s->made[s->made_at++ % SC_SCHEDULER_KEYS];
-        memcpy(m->key, c->key, sizeof m->key);
-        memcpy(m->id, id, sizeof m->id);
-        m->request = *r;
-    }
-    SC_COUNT(sessions_created, 1);
-    sc_scheduler_update_load(s);
-    sc_log(SC_LOG_INFO, "session", "id=%s created seed=%llu prompt_bytes=%zu sessions=%d", id, (unsigned long long)f->seed, r->prompt_bytes,
-           s->n);
+    if (rc || enter(s, t, c, &err)) goto failed;
+    sc_log(SC_LOG_INFO, "session", "id=%s created seed=%llu prompt_bytes=%zu sessions=%d", c->id, (unsigned long long)f->seed, r->prompt_bytes, s->n);
     return;
 failed:
     sc_scheduler_problem(s, &c->problem, &err, "/prompt");
     if (t) sc_session_destroy(t->session);
     free(t);
 }
+
+/* ---- from another session ---- */
+
+/* What t knows beside its session: as its source, but for what was asked for. */
+static void inherit(struct stream *t, const struct stream *from, const sc_command *c, sc_pass next) {
+    const sc_fork_request *r = &c->fork;
+    const bool waits = next.prompt_seq != from->facts.prompt_seq;
+    sc_facts *f = &t->facts;
+
+    t->last_seq = from->last_seq + r->has_prompt;
+    t->pts_us = from->pts_us;
+    t->last_pts_us = from->last_pts_us;
+    t->wait_ns = from->wait_ns;
+    t->denoise_ns = from->denoise_ns;
+    t->decode_ns = from->decode_ns;
+    *f = from->facts;
+    f->state = SC_STATE_STARTING;
+    f->reason[0] = 0;
+    f->wait = f->denoise = f->decode = (sc_stage_time){0, 0};
+    f->created = (int64_t)time(NULL);
+    memcpy(f->forked_from, c->id, sizeof f->forked_from);
+    f->forked_chunk = next.chunk;
+    if (r->has_seed) f->seed = r->seed;
+    if (!r->has_prompt && !waits) return;
+    memcpy(f->prompt, r->has_prompt ? r->prompt : from->next_prompt, sizeof f->prompt);
+    f->prompt_bytes = r->has_prompt ? r->prompt_bytes : from->next_prompt_bytes;
+    f->prompt_seq = t->last_seq;
+    f->prompt_chunk = next.chunk;
+}
+
+static void show_past(sc_scheduler *s, struct stream *t) {
+    const sc_facts *facts = &t->facts;
+    sc_frames f;
+    sc_error err = {0};
+    if (sc_session_frames(t->session, &f, &err)) return; /* there is no past */
+    sc_encode_job job = {.channel = t->channel, .data = f.data, .frame_bytes = f.frame_bytes, .count = f.count, .width = f.width, .height = f.height,
+                         .quality = facts->jpeg_quality, .fps = facts->fps, .chunk = f.chunk, .first_frame = f.first_frame,
+                         .first_pts_us = t->last_pts_us, .prompt_seq = f.prompt_seq, .past = true,
+                         .wait_ns = t->wait_ns, .denoise_ns = t->denoise_ns, .decode_ns = t->decode_ns};
+    sc_channel_expect(t->channel, f.count);
+    if (sc_encoder_submit(s->encoder, &job, &err)) sc_log(SC_LOG_ERROR, "session", "id=%s %s", sc_channel_id(t->channel), err.text);
+}
+
+static void take(sc_scheduler *s, const struct stream *from, sc_command *c, sc_pass next) {
+    const sc_fork_request *r = &c->fork;
+    char source[SC_ID_CHARS + 1];
+    sc_error err = {0};
+    struct stream *t = calloc(1, sizeof *t);
+
+    if (!t) { sc_fail(&err, SC_ENOMEM, "session: out of memory"); goto failed; }
+    inherit(t, from, c, next);
+    memcpy(source, c->id, sizeof source);
+    sc_scheduler_enter_device(s);
+    sc_status rc = sc_session_fork(from->session, t->facts.seed, &t->session, &err);
+    if (!rc && r->has_prompt) rc = sc_session_set_prompt(t->session, r->prompt, r->prompt_bytes, t->last_seq, SC_SWITCH, 0, NULL, &err);
+    sc_scheduler_leave_device(s);
+    if (rc || enter(s, t, c, &err)) goto failed;
+    show_past(s, t);
+    SC_COUNT(forks, 1);
+    sc_log(SC_LOG_INFO, "session", "id=%s forked from=%s chunk=%llu seed=%llu prompt_bytes=%zu sessions=%d", c->id, source,
+           (unsigned long long)next.chunk, (unsigned long long)t->facts.seed, r->prompt_bytes, s->n);
+    return;
+failed:
+    sc_scheduler_problem(s, &c->problem, &err, "/prompt");
+    if (t) sc_session_destroy(t->session);
+    free(t);
+}
+
+/* The next chunk of a session that stands before it does not begin by itself. */
+static bool stays(const struct stream *t, uint64_t chunk, uint64_t now) {
+    sc_playout p;
+    if (chunk == 0) return t->paused;
+    sc_channel_playout(t->channel, &p, now);
+    return !p.playing;
+}
+
+static void refuse_chunk(sc_command *c, const char *fmt, unsigned long long chunk, unsigned long long earliest) {
+    sc_problem_set(&c->problem, 409, fmt, chunk, earliest, earliest + FORK_AHEAD);
+    sc_problem_add(&c->problem, "/at_chunk", "must be %llu to %llu", earliest, earliest + FORK_AHEAD);
+}
+
+/* True: c has its answer. */
+static bool fork_or_wait(sc_scheduler *s, sc_command *c) {
+    if (answered_before(s, c)) return true;
+    const struct stream *from = sc_scheduler_find(s, c->id);
+    if (!from && c->waits) sc_problem_set(&c->problem, 409, "The session ended before chunk %llu began.", (unsigned long long)c->chunk);
+    else if (!from) sc_problem_set(&c->problem, 404, "There is no such session.");
+    else if (!from->session) sc_problem_set(&c->problem, 409, "This session has failed.");
+    if (c->problem.status || (!c->waits && !has_place(s, c))) return true;
+
+    const sc_pass next = sc_session_next(from->session);
+    const bool between = next.kind == SC_PASS_DENOISE && next.step == 0;
+    const uint64_t earliest = between ? next.chunk : next.chunk + 1;
+    if (!c->waits) c->chunk = c->fork.has_at_chunk ? c->fork.at_chunk : earliest;
+    if (c->chunk < earliest) refuse_chunk(c, "Chunk %llu has begun already; the earliest that a fork can begin with is %llu.", c->chunk, earliest);
+    else if (c->chunk - earliest > FORK_AHEAD) refuse_chunk(c, "Chunk %llu is too far ahead: a fork can begin with %llu to %llu.", c->chunk, earliest);
+    else if (!between || from->due_ns) return false;
+    else if (c->chunk == earliest) {
+        if (has_place(s, c)) take(s, from, c, next);
+    }
+    else if (stays(from, next.chunk, sc_now_ns()))
+        refuse_chunk(c, "Chunk %llu does not come while the session is paused; the earliest that a fork can begin with is %llu.", c->chunk, earliest);
+    else return false;
+    return true;
+}
+
+bool sc_scheduler_fork(sc_scheduler *s, sc_command *c) {
+    if (fork_or_wait(s, c)) return true;
+    if (s->forks_n == SC_SCHEDULER_QUEUE) {
+        sc_problem_set(&c->problem, 503, "Too many forks wait for their chunk; try again later.");
+        return true;
+    }
+    c->waits = true;
+    SC_COUNT(forks_waiting, 1);
+    s->forks[s->forks_n++] = c;
+    return false;
+}
+
+static sc_command *remove_fork(sc_scheduler *s, int i) {
+    sc_command *c = s->forks[i];
+    SC_COUNT(forks_waiting, -1);
+    memmove(s->forks + i, s->forks + i + 1, sizeof *s->forks * (size_t)(--s->forks_n - i));
+    return c;
+}
+
+void sc_scheduler_run_forks(sc_scheduler *s) {
+    for (int i = 0; i < s->forks_n && !s->fault.status;) {
+        if (!fork_or_wait(s, s->forks[i])) { i++; continue; }
+        sc_command *c = remove_fork(s, i);
+        c->done(c);
+    }
+}
+
+sc_command *sc_scheduler_take_fork(sc_scheduler *s) { return s->forks_n ? remove_fork(s, 0) : NULL; }

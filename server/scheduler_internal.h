@@ -18,11 +18,18 @@ struct stream {
     bool paused, was_playing;
     uint64_t began_ns;         /* when the chunk in work took its first pass; 0: none in work */
     uint64_t denoise_ns, pts_us;
+    uint64_t wait_ns, decode_ns, last_pts_us; /* of the newest frames; of the last of them */
     uint64_t due_ns, due_began_ns; /* frames are due that were asked for then, of a chunk that took its first pass then; 0: none are */
     sc_window wait, denoise, decode;
 };
 
-struct made { char key[129]; char id[SC_ID_CHARS + 1]; sc_create_request request; };
+/* What an Idempotency-Key was used for. */
+struct made {
+    char key[129];
+    sc_command_kind kind;
+    char from[SC_ID_CHARS + 1], id[SC_ID_CHARS + 1]; /* of FORK: whose; the session made */
+    union { sc_create_request create; sc_fork_request fork; };
+};
 
 struct sc_scheduler {
     pthread_t thread;
@@ -54,6 +61,8 @@ struct sc_scheduler {
     bool batches;
     sc_command *parked[SC_SCHEDULER_QUEUE]; /* oldest first: their words are still to be read by a text encoder that stands apart */
     int parked_n;
+    sc_command *forks[SC_SCHEDULER_QUEUE]; /* oldest first: they wait for a chunk of their source */
+    int forks_n;
     bool asking;               /* the engine has been asked for the first one's words */
     atomic_bool text_read;     /* and may answer; set by its thread */
     sc_error fault;            /* status SC_ELOST: the device is gone */
@@ -73,6 +82,9 @@ void sc_scheduler_problem(sc_scheduler *s, sc_problem *p, const sc_error *err, c
 
 /* scheduler_begin.c */
 void sc_scheduler_create(sc_scheduler *s, sc_command *c);
+bool sc_scheduler_fork(sc_scheduler *s, sc_command *c);   /* false: it waits, and is not the caller's any more */
+void sc_scheduler_run_forks(sc_scheduler *s);             /* those whose turn has come, before another chunk begins */
+sc_command *sc_scheduler_take_fork(sc_scheduler *s);      /* one that waits, given back unanswered; NULL: none does */
 
 /* scheduler_passes.c */
 void sc_scheduler_look_after(sc_scheduler *s, struct stream *t, uint64_t now);

@@ -112,6 +112,8 @@ static void frames_out(sc_scheduler *s, struct stream *t) {
         sc_window_add(&s->whole, f.denoise_ns + f.decode_ns + (f.clean_ns ? f.clean_ns : f.denoise_ns / (uint64_t)s->info.steps));
     }
     uint64_t spent = t->denoise_ns + decode_ns, wait = now - began > spent ? now - began - spent : 0;
+    t->wait_ns = wait;
+    t->decode_ns = decode_ns;
     sc_window_add(&t->wait, wait);
     sc_window_add(&t->denoise, t->denoise_ns);
     sc_window_add(&t->decode, decode_ns);
@@ -131,8 +133,10 @@ static void frames_out(sc_scheduler *s, struct stream *t) {
     int quality = p.quality_cap && p.quality_cap < t->facts.jpeg_quality ? p.quality_cap : t->facts.jpeg_quality;
     sc_encode_job job = {.channel = t->channel, .data = f.data, .frame_bytes = f.frame_bytes, .count = f.count, .width = f.width,
                          .height = f.height, .quality = quality, .fps = t->facts.fps, .chunk = f.chunk, .first_frame = f.first_frame,
-                         .first_pts_us = t->pts_us, .prompt_seq = f.prompt_seq, .first_of_prompt = f.first_of_prompt, .wait_ns = wait,
+                         .first_pts_us = t->pts_us, .prompt_seq = f.prompt_seq, .first_of_prompt = f.first_of_prompt,
+                         .begins = f.chunk == t->facts.forked_chunk, .wait_ns = wait,
                          .denoise_ns = t->denoise_ns, .decode_ns = decode_ns};
+    t->last_pts_us = t->pts_us + (uint64_t)(f.count - 1) * 1000000u / (uint64_t)t->facts.fps;
     t->pts_us += (uint64_t)f.count * 1000000u / (uint64_t)t->facts.fps;
     sc_channel_expect(t->channel, f.count);
     if (sc_encoder_submit(s->encoder, &job, &err)) sc_log(SC_LOG_ERROR, "session", "id=%s %s", sc_channel_id(t->channel), err.text);

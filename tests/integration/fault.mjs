@@ -98,6 +98,79 @@ for (const [device, late] of [['cpu', ''], ['cuda', ''], ['cuda', ' late=40']]) 
   await d.stop();
 }
 
+// ---- forks ----
+
+const forkOf = (d, id, body = {}) => call(d, 'POST', `/v1/sessions/${id}/fork`, { body });
+const waits = (d) => until('a fork that waits', async () => /^sparsecast_forks_waiting 1$/m.test((await call(d, 'GET', '/metrics')).text));
+
+for (const late of ['', ' late=40']) {
+  const d = await start(`op=noise seed=14 nth=5 times=-1 what=gpu${late}`, ['--device', 'cuda']);
+  await check(`device cuda${late}: in one batch with its source a fork sends the same pictures; one that fails, fails alone`, async () => {
+    const id = await session(d, 13);
+    const source = await Viewer.open(d, id);
+    await source.frame(9);
+    const made = await forkOf(d, id);
+    assert.equal(made.status, 201, made.text);
+    const fork = await Viewer.open(d, made.json().id);
+    const at = made.json().forked_from.chunk;
+    await fork.until('its second chunk', () => fork.newest?.chunk > at);
+    await source.until('the same', () => source.newest?.chunk > at);
+    const theirs = new Map(source.frames.map((f) => [f.frame, f.jpeg]));
+    const common = fork.frames.filter((f) => theirs.has(f.frame));
+    assert.ok(common.length >= 6 && common.every((f) => theirs.get(f.frame).equals(f.jpeg)), `${common.length} common frames`);
+    const bad = await forkOf(d, id, { seed: 14 });
+    assert.equal(bad.status, 201, bad.text);
+    const failing = await Viewer.open(d, bad.json().id);
+    assert.equal((await within('the fork to fail', failing.ended)).code, 1011);
+    assert.ok(failing.newest.chunk <= bad.json().forked_from.chunk, 'its second chunk');
+    problem(await forkOf(d, bad.json().id), { status: 409, detail: /failed/ });
+    for (const v of [source, fork]) {
+      await v.frame();
+      await v.close();
+    }
+  });
+  await d.stop();
+}
+
+{
+  const d = await start('op=noise seed=13 nth=25 times=-1 what=gpu');
+  await check('a source that fails ends the wait of its fork', async () => {
+    const id = await session(d, 13);
+    const v = await Viewer.open(d, id);
+    const answer = forkOf(d, id, { at_chunk: 12 });
+    assert.equal((await within('the source to fail', v.ended)).code, 1011);
+    problem(await answer, { status: 409, detail: /failed/ });
+  });
+  await d.stop();
+}
+
+for (const op of ['alloc', 'alloc_host', 'download']) {
+  const d = await start(`op=${op} nth=1 times=1 what=gpu arm=usr1 late=5`, ['--device', 'cuda']);
+  await check(`a fork whose ${op} fails is an error to whoever asked; the source streams on and is forked at the next try`, async () => {
+    const id = await session(d, 1);
+    const v = await Viewer.open(d, id);
+    await v.frame(9);
+    d.child.kill('SIGUSR1');
+    await until('a fork to fail', async () => {
+      const answer = await forkOf(d, id, { prompt: 'a red ball bouncing right over green hills at noon' });
+      if (answer.status === 201) { // the signal was not there yet
+        assert.equal((await call(d, 'DELETE', `/v1/sessions/${answer.json().id}`)).status, 204);
+        return false;
+      }
+      problem(answer, { status: 500 });
+      return true;
+    });
+    assert.match((await call(d, 'GET', '/metrics')).text, /^sparsecast_sessions 1$/m);
+    await v.frame();
+    const made = await forkOf(d, id);
+    assert.equal(made.status, 201, made.text);
+    const fork = await Viewer.open(d, made.json().id);
+    await fork.until('its first chunk', () => fork.newest?.chunk >= made.json().forked_from.chunk);
+    for (const x of [v, fork]) await x.close();
+  });
+  await d.stop();
+}
+
 // ---- slow ----
 
 {
@@ -126,6 +199,17 @@ for (const [device, late] of [['cpu', ''], ['cuda', ''], ['cuda', ' late=40']]) 
     assert.ok(b.json().seq > a.json().seq, 'the newer words are the later ones');
     problem(await orphan, { status: 404 });
     assert.deepEqual(order.slice(3), ['slow', 'known words behind it', 'for a session that goes']);
+    const words = ask('words', 'PATCH', `/v1/sessions/${id}`, { prompt: 'a purple balloon over the desert at dawn' });
+    await sleep(50);
+    const behind = forkOf(d, id); // has the words that are being read
+    const made = await behind;
+    assert.equal(made.status, 201, made.text);
+    assert.equal((await words).status, 202);
+    assert.equal(made.json().prompt, 'a purple balloon over the desert at dawn');
+    assert.equal((await call(d, 'DELETE', `/v1/sessions/${made.json().id}`)).status, 204);
+    const own = await forkOf(d, id, { prompt: 'a white bird over the city in the rain' });
+    assert.deepEqual([own.status, own.json().prompt], [201, 'a white bird over the city in the rain']);
+    assert.equal((await call(d, 'DELETE', `/v1/sessions/${own.json().id}`)).status, 204);
     const created = await call(d, 'POST', '/v1/sessions', { body: { prompt: 'a yellow saucer over snowy mountains at night', seed: 4 } });
     assert.equal(created.status, 201);
     problem(await call(d, 'PATCH', `/v1/sessions/${id}`, { body: { prompt: 'x'.repeat(5000) } }), { status: 422 });
@@ -182,6 +266,25 @@ for (const [what, fault, args] of [
     await sleep(200);
     const since = Date.now();
     problem(await call(d, 'PATCH', `/v1/sessions/${id}`, { body: { prompt: 'something else' } }), { status: 503 });
+    assert.equal((await within('the viewer to be closed', v.ended, GONE_MS)).code, 1012);
+    console.log(`        exit ${await dies(d, 70, since)} ms after the request`);
+  });
+}
+
+{
+  const d = await start('op=alloc_host what=lost arm=usr1');
+  await check('a fork that finds the device lost gets 503, so does one that waits; viewers 1012, exit 70', async () => {
+    const id = await session(d, 1);
+    const v = await Viewer.open(d, id);
+    await v.frame(0);
+    const waiting = forkOf(d, id, { at_chunk: 16 }).catch(() => null);
+    await waits(d);
+    d.child.kill('SIGUSR1');
+    await sleep(200);
+    const since = Date.now();
+    problem(await forkOf(d, id), { status: 503 });
+    const other = await waiting;
+    if (other) problem(other, { status: 503 });
     assert.equal((await within('the viewer to be closed', v.ended, GONE_MS)).code, 1012);
     console.log(`        exit ${await dies(d, 70, since)} ms after the request`);
   });

@@ -165,6 +165,14 @@ const wrongFields = [
 
 await group('bodies of POST /v1/sessions', async () => {
   await requests('POST body', wrongJson.map(([name, body, words]) => [name, post(body), 400, words]));
+  await requests('fork body', wrongJson.filter(([, body]) => body !== '').map(([name, body, words]) => [name, request('POST', `${here}/fork`, { body }), 400, words]));
+  await requests('fork', [
+    ['of nobody', request('POST', `/v1/sessions/${NOBODY}/fork`), 404, /no such session/],
+    ['of no id', request('POST', '/v1/sessions/x/fork'), 404, /no such session/],
+    ['at a chunk of the far future', request('POST', `${here}/fork`, { body: '{"at_chunk":9007199254740991}' }), 409, /9007199254740991 is too far ahead/, '/at_chunk'],
+    ['by a page of another site', request('POST', `${here}/fork`, { body: '{}', set: { 'Sec-Fetch-Site': 'cross-site' } }), 403, /another site/],
+    ['with a form', request('POST', `${here}/fork`, { body: 'prompt=x', set: { 'Content-Type': 'application/x-www-form-urlencoded' } }), 415, /JSON/],
+  ]);
   await requests('POST field', wrongFields.map(([name, body, words, pointer]) => [name, post(body), 422, words, pointer]));
   await check('POST field: twenty wrong ones: sixteen are named, the others counted', async () => {
     const fields = Array.from({ length: 20 }, (_, i) => [`wrong${i}`, i]);
@@ -327,7 +335,7 @@ await group('paths and methods', async () => {
   const wrong = [
     ['PUT', '/v1/sessions'], ['DELETE', '/v1/sessions'], ['PATCH', '/v1/sessions'], ['POST', here], ['PUT', here], ['POST', '/healthz'], ['DELETE', '/openapi.json'], ['POST', '/'],
     ['POST', `${here}/snapshot.jpg`], ['DELETE', `${here}/stream.mjpg`], ['POST', `${here}/stream`], ['PUT', '/viewer/main.js'], ['POST', '/v1/models'], ['PATCH', '/metrics'],
-    ['GET', `${here}/tickets`],
+    ['GET', `${here}/tickets`], ['GET', `${here}/fork`], ['DELETE', `${here}/fork`],
   ];
   await requests('method', wrong.map(([method, path]) => [`${method} ${path.replace(id, 'ID')}`, request(method, path, method === 'GET' ? {} : { body: ok }), 405, /./]));
   await requests('method', ['FOOBAR', 'TRACE', 'CONNECT', 'get', 'G\x01T', 'M'.repeat(300)].map((m) => [m.slice(0, 20), request(m, '/healthz'), [400, 405, 501], /./]));
