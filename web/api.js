@@ -60,6 +60,7 @@ const session = (id) => `/v1/sessions/${encodeURIComponent(id)}`;
 export const api = {
   createSession: (settings, key) => call('POST', '/v1/sessions', settings, { 'Idempotency-Key': key }),
   getSession: (id) => call('GET', session(id)),
+  forkSession: (id, settings, key) => call('POST', `${session(id)}/fork`, settings, { 'Idempotency-Key': key }),
   deleteSession: (id) => call('DELETE', session(id)),
   ticket: (id) => call('POST', `${session(id)}/tickets`, { role: 'control' }),
 };

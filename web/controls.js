@@ -1,4 +1,4 @@
-// controls.js - what a person can do: write a prompt, pick an example, pause, start anew. Keyboard:
+// controls.js - what a person can do: write a prompt, pick an example, pause, fork, start anew. Keyboard:
 //   /  to the prompt     Enter  send (Shift+Enter: new line)     Esc  clear, then leave     Space  pause or go on, when not writing
 
 const $ = (id) => document.getElementById(id);
@@ -17,7 +17,7 @@ const takesKeys = (node) =>
   node instanceof Element && node.closest('input, textarea, select, button, a[href], [contenteditable]') !== null;
 
 export class Controls {
-  /** on: prompt(text, transition) -> true when sent; pause(), restart(), key(text). */
+  /** on: prompt(text, transition) -> true when sent; fork(text) -> a promise of true when there is one; pause(), restart(), key(text). */
   constructor(on) {
     this.on = on;
     this.box = $('prompt');
@@ -28,6 +28,7 @@ export class Controls {
     this.box.addEventListener('keydown', (e) => this.boxKey(e));
     this.box.addEventListener('input', () => this.fit());
     $('pause').addEventListener('click', () => on.pause());
+    $('fork').addEventListener('click', () => this.fork());
     $('new').addEventListener('click', () => on.restart());
     $('full').addEventListener('click', () => this.fullScreen());
     $('key-form').addEventListener('submit', (e) => {
@@ -50,8 +51,20 @@ export class Controls {
     }
   }
 
+  written() {
+    return this.box.value.trim().replace(/\s+/g, ' ');
+  }
+
+  async fork() {
+    const prompt = this.written();
+    $('fork').disabled = true;
+    if ((await this.on.fork(prompt)) && this.written() === prompt) this.box.value = '';
+    $('fork').disabled = $('pause').disabled;
+    this.fit();
+  }
+
   submit() {
-    const prompt = this.box.value.trim().replace(/\s+/g, ' ');
+    const prompt = this.written();
     if (!prompt || this.box.disabled) return;
     if (this.on.prompt(prompt, $('transition').value)) this.box.value = '';
     this.fit();
@@ -87,7 +100,7 @@ export class Controls {
   }
 
   live(live) {
-    $('pause').disabled = !live;
+    for (const id of ['pause', 'fork']) $(id).disabled = !live;
   }
 
   fullScreen() {

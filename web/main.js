@@ -51,6 +51,7 @@ const controls = new Controls({
     askedPrompt = text;
     return true;
   },
+  fork,
   pause() {
     stream?.send({ type: page.sessionState === 'paused' ? 'resume' : 'pause' });
   },
@@ -190,7 +191,7 @@ function onEvent(event) {
       page.state(event.state);
       if (session) session.state = event.state;
       if (event.state === 'failed') page.toast(event.reason || 'The session has failed.', true);
-      else if (event.state === 'paused' && event.reason) page.toast(`Paused: ${event.reason}`);
+      else if (event.state === 'paused' && event.reason && event.reason !== 'no viewers') page.toast(`Paused: ${event.reason}`);
       break;
     case 'viewers':
       viewers = event.count;
@@ -242,6 +243,23 @@ function onWait(seconds) {
 
 function onTry() {
   page.noticeMore('');
+}
+
+/* A window may only be opened while the click is being handled, so it waits, empty, for its session. It gets a copy of this tab's key. */
+async function fork(prompt) {
+  const there = open('', '_blank');
+  try {
+    const made = await api.forkSession(stream.id, prompt ? { prompt } : {}, randomKey());
+    const href = `${location.origin}${location.pathname}#${made.id}`;
+    there?.location.replace(href);
+    page.toast(`A fork goes on from chunk ${made.forked_from?.chunk}, ${there ? 'in a window of its own' : 'but the browser opens no window'}.`, false, { text: 'Open it', href });
+    return true;
+  } catch (e) {
+    there?.close();
+    if (!(e instanceof ApiError)) throw e;
+    page.toast(e.message, true);
+    return false;
+  }
 }
 
 /* A session that only we watch would hold its memory until it times out, and the new one may need that. */

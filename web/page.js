@@ -65,9 +65,17 @@ export class Page {
     this.onAction = null;
   }
 
-  toast(line, bad = false) {
+  /** link: {text, href}, opens beside this page. */
+  toast(line, bad = false, link = null) {
     clearTimeout(this.toastTimer);
     text('toast', line);
+    if (link) {
+      const a = document.createElement('a');
+      a.textContent = link.text;
+      a.href = link.href;
+      a.target = '_blank';
+      $('toast').append(' ', a);
+    }
     $('toast').classList.toggle('bad', bad);
     if (line) this.toastTimer = setTimeout(() => text('toast', ''), 12000);
   }
@@ -89,7 +97,7 @@ export class Page {
 
   role(role) {
     const watch = role === 'watch';
-    for (const id of ['prompt', 'send', 'transition', 'pause']) $(id).disabled = watch;
+    for (const id of ['prompt', 'send', 'transition', 'pause', 'fork']) $(id).disabled = watch;
     $('prompt').placeholder = watch ? 'You are watching only' : 'What should happen next?';
   }
 

@@ -127,6 +127,23 @@ await check('a reload stays with the session', async () => {
   assert.equal(page.url(), before);
 });
 
+await check('Fork: another window goes on from this picture under a prompt of its own, and this one goes on as before', async () => {
+  const words = await text(page, 'now');
+  await page.fill('#prompt', 'two red balloons drifting left over the sea at noon');
+  const opened = page.context().waitForEvent('page');
+  await page.click('#fork');
+  const other = await opened;
+  await other.waitForURL(/#[a-z2-7]{26}$/);
+  await moves(other);
+  assert.notEqual(other.url(), page.url());
+  assert.match(await text(other, 'now'), /at noon$/);
+  await moves(page);
+  assert.equal(await text(page, 'now'), words);
+  await until('another mean colour than here', async () => distance(await meanColour(other), await meanColour(page)) > 25);
+  await other.screenshot({ path: `${ARTIFACTS}viewer_fork.png` });
+  await other.close();
+});
+
 await check('a killed daemon is announced in plain words', async () => {
   await killDaemon();
   await until('words about it', async () => {

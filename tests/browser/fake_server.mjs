@@ -16,7 +16,7 @@ export class FakeServer {
   constructor(jpegs) {
     this.jpegs = jpegs;
     this.sessions = new Map();
-    this.problem = null; // {status, body, headers}: the answer to POST /v1/sessions
+    this.problem = null; // {status, body, headers}: the answer to POST /v1/sessions and /fork
     this.key = null; // API key asked for
     this.received = []; // every message of every client
     this.requests = [];
@@ -97,6 +97,12 @@ export class FakeServer {
     const [, id, rest] = /^\/v1\/sessions\/(\w+)(\/\w+)?$/.exec(pathname) ?? [];
     const session = this.sessions.get(id);
     if (!session) return json(404, { title: 'No such session', status: 404, detail: `There is no session ${id}.` });
+    if (rest === '/fork') {
+      if (this.problem) return json(this.problem.status, this.problem.body, this.problem.headers);
+      const made = { ...session, id: `fake${++this.made}`, prompt: JSON.parse(text).prompt ?? session.prompt, state: 'running', waiting: null };
+      this.sessions.set(made.id, made);
+      return json(201, { ...this.describe(made), forked_from: { id, chunk: Math.floor(session.frame / CHUNK) + 1 } }, { Location: `/v1/sessions/${made.id}` });
+    }
     if (rest === '/tickets') return json(201, { ticket: 'T1' });
     if (req.method === 'DELETE') {
       this.sessions.delete(id);

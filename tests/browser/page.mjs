@@ -222,6 +222,49 @@ await check('New session ends the old one, which nobody else watches', async () 
   assert.ok(server.requests.includes(`DELETE /v1/sessions/${old}`));
 });
 
+const forkOf = async (of) => {
+  const opened = of.context().waitForEvent('page');
+  await of.click('#fork');
+  const other = await opened;
+  await other.waitForURL(/#fake\d+$/);
+  await other.waitForSelector('body[data-phase="live"]');
+  return other;
+};
+
+await check('Fork opens a second stream in a window of its own, with what was written as its prompt; the first goes on', async () => {
+  const mine = page.url();
+  await page.fill('#prompt', 'the same at night');
+  const other = await forkOf(page);
+  await moves(other);
+  assert.notEqual(other.url(), mine);
+  assert.match(other.url(), /#fake\d+$/);
+  assert.ok(server.requests.includes(`POST /v1/sessions/${mine.split('#')[1]}/fork`));
+  assert.equal(await text(other, 'now'), 'the same at night');
+  assert.match(await text(page, 'toast'), /fork goes on from chunk \d+, in a window of its own\. Open it$/);
+  assert.equal(await page.locator('#toast a').getAttribute('href'), other.url());
+  assert.equal(await page.inputValue('#prompt'), '');
+  assert.equal(page.url(), mine);
+  await moves(page);
+  const before = server.sessions.get(mine.split('#')[1]).prompt;
+  const third = await forkOf(page); // nothing is written: as it is
+  await moves(third);
+  assert.equal(await text(third, 'now'), before);
+  await shot(page, 'fake_forked');
+  for (const p of [other, third]) await p.close();
+});
+
+await check('a fork that is refused says why, keeps what was written and leaves no window', async () => {
+  server.problem = { status: 503, body: { title: 'Service unavailable', status: 503, detail: 'All 4 places are taken; try again later.' }, headers: { 'Retry-After': '1' } };
+  await page.fill('#prompt', 'kept');
+  await page.click('#fork');
+  await until('the reason', async () => /All 4 places are taken/.test(await text(page, 'toast')));
+  await until('one window', () => page.context().pages().length === 1);
+  assert.equal(await page.inputValue('#prompt'), 'kept');
+  assert.equal(await page.locator('#fork').isDisabled(), false);
+  server.problem = null;
+  await page.fill('#prompt', '');
+});
+
 await check('503 shows its detail and is tried again after Retry-After', async () => {
   const detail = 'All 4 sessions are taken; the next ends in about a minute.';
   server.problem = { status: 503, body: { type: 'about:blank', title: 'Service unavailable', status: 503, detail }, headers: { 'Retry-After': '2' } };
@@ -251,6 +294,9 @@ await check('a daemon with keys is asked with a key and a ticket', async () => {
   await page.fill('#key', 'sesame');
   await page.press('#key', 'Enter');
   await moves(page);
+  const other = await forkOf(page); // which knows the key
+  await moves(other);
+  await other.close();
   server.key = null;
 });
 
@@ -260,6 +306,7 @@ await check('a watcher has no controls', async () => {
   await moves(page);
   await until('a disabled prompt', () => page.locator('#prompt').isDisabled());
   assert.ok(await page.locator('#pause').isDisabled());
+  assert.ok(await page.locator('#fork').isDisabled());
   server.role = undefined;
 });
 
