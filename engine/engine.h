@@ -9,7 +9,9 @@
  * is of the same kind (one batched pass). Nothing here knows sockets, JSON or deadlines.
  *
  * Thread: every call on an engine and its sessions comes from one thread at a time (the engine thread), except where "any
- * thread" is said. The same seed and the same prompts at the same chunks give the same frames on the same device, bit for bit. */
+ * thread" is said. The same seed and the same prompts at the same chunks give the same frames on the same device, bit for bit; on a card
+ * of compute capability 9.0 only as long as it has the same company in its passes: attention's work is cut for the batch as a whole, and where a
+ * block's sums are cut decides how they round. */
 #ifndef SC_ENGINE_ENGINE_H
 #define SC_ENGINE_ENGINE_H
 #include "base/status.h"
