@@ -246,14 +246,6 @@ bool sc_field_transition(struct cJSON *o, sc_wire_transition *out, sc_problem *p
     return true;
 }
 
-bool sc_field_present(struct cJSON *o, const char *name) {
-    cJSON *v = take(o, name);
-    bool there = v != NULL;
-
-    cJSON_Delete(v);
-    return there;
-}
-
 void sc_fields_end(struct cJSON *o, const char *allowed, sc_problem *p) {
     char ptr[96], q[QUOTE_BYTES + 8];
 

@@ -26,8 +26,6 @@ bool sc_field_text(struct cJSON *o, const char *name, char *out, size_t cap, sc_
 /* One of `count` words; its index in *out. */
 bool sc_field_word(struct cJSON *o, const char *name, const char *const *words, int count, int *out, sc_problem *p);
 bool sc_field_transition(struct cJSON *o, sc_wire_transition *out, sc_problem *p);
-/* Takes the field; true when it was there, whatever it holds. */
-bool sc_field_present(struct cJSON *o, const char *name);
 
 /* Names every field still there as unknown; `allowed` lists the known ones for the reader. */
 void sc_fields_end(struct cJSON *o, const char *allowed, sc_problem *p);

@@ -2,6 +2,7 @@
 #include "proto/requests.h"
 
 #include "proto/fields.h"
+#include "proto/program.h"
 
 #include <cjson/cJSON.h>
 #include <string.h>
@@ -22,28 +23,35 @@ bool sc_wire_transition_parse(const char *word, sc_wire_transition *out) {
     return false;
 }
 
-bool sc_request_create(const char *body, size_t n, sc_create_request *out, sc_problem *problem) {
-    cJSON *o = sc_fields_parse(body, n, SC_BODY_BYTES_MAX, "body", problem);
+bool sc_request_create(const char *body, size_t n, sc_create_request *out, struct sc_program **schedule, sc_problem *problem) {
+    cJSON *o = sc_fields_parse(body, n, SC_BODY_BYTES_MAX, "body", problem), *program;
     bool flag;
 
     memset(out, 0, sizeof *out);
     out->transition = SC_WIRE_NOT_GIVEN;
     out->run_without_viewers = -1;
+    *schedule = NULL;
     if (!o) return false;
     sc_field_prompt(o, "prompt", true, out->prompt, &out->prompt_bytes, problem);
     out->has_seed = sc_field_seed(o, "seed", &out->seed, problem);
     sc_field_text(o, "model", out->model, sizeof out->model, problem);
-    if (sc_field_present(o, "schedule"))
-        sc_problem_add(problem, "/schedule", "schedules are not supported in this version; change the prompt while the session runs");
+    program = cJSON_DetachItemFromObjectCaseSensitive(o, "schedule");
+    if (cJSON_IsObject(program)) sc_program_read(program, "/schedule", schedule, problem);
+    else if (program) sc_problem_add(problem, "/schedule", "must be an object with prompts or text");
+    cJSON_Delete(program);
     sc_field_transition(o, &out->transition, problem);
     sc_field_small(o, "fps", 1, 60, &out->fps, problem);
     sc_field_small(o, "jpeg_quality", 1, 100, &out->jpeg_quality, problem);
     sc_field_small(o, "lookahead_chunks", 1, 4, &out->lookahead_chunks, problem);
     if (sc_field_bool(o, "run_without_viewers", &flag, problem)) out->run_without_viewers = flag;
     sc_field_small(o, "idle_timeout_s", 1, 86400, &out->idle_timeout_s, problem);
-    sc_fields_end(o, "prompt, seed, model, transition, fps, jpeg_quality, lookahead_chunks, run_without_viewers, idle_timeout_s",
+    sc_fields_end(o, "prompt, seed, model, schedule, transition, fps, jpeg_quality, lookahead_chunks, run_without_viewers, idle_timeout_s",
                   problem);
     cJSON_Delete(o);
+    if (problem->status) {
+        sc_program_release(*schedule);
+        *schedule = NULL;
+    }
     return problem->status == 0;
 }
 

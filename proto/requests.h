@@ -52,7 +52,9 @@ typedef struct {
     uint64_t seed;
 } sc_fork_request;
 
-bool sc_request_create(const char *body, size_t n, sc_create_request *out, sc_problem *problem);
+/* *schedule: what `schedule` says (proto/program.h), owned, sc_program_release(); NULL: it was not given, or is empty. */
+struct sc_program;
+bool sc_request_create(const char *body, size_t n, sc_create_request *out, struct sc_program **schedule, sc_problem *problem);
 
 /* At least one field is needed. */
 bool sc_request_patch(const char *body, size_t n, sc_patch_request *out, sc_problem *problem);

@@ -3,7 +3,7 @@
  *     http.c           the daemon, the life of a request, what may be asked: routes, keys, bodies
  *     http_answer.c    answers and their headers
  *     http_info.c      viewer files, health, metrics, models, capacity
- *     http_sessions.c  sessions and tickets
+ *     http_sessions.c  sessions, schedules and tickets
  *     http_pictures.c  snapshot and Motion-JPEG
  *
  * HTTP thread only, except where it is said. */
@@ -88,6 +88,8 @@ enum MHD_Result http_post_session(struct sc_request *r);
 enum MHD_Result http_patch_session(struct sc_request *r);
 enum MHD_Result http_delete_session(struct sc_request *r);
 enum MHD_Result http_post_fork(struct sc_request *r);
+enum MHD_Result http_get_schedule(struct sc_request *r);
+enum MHD_Result http_put_schedule(struct sc_request *r);
 enum MHD_Result http_post_ticket(struct sc_request *r);
 enum MHD_Result http_get_snapshot(struct sc_request *r);
 enum MHD_Result http_get_motion(struct sc_request *r);

@@ -1,4 +1,4 @@
-/* http_sessions.c - sessions and tickets: JSON to commands for the engine thread, and back.
+/* http_sessions.c - sessions, schedules and tickets: JSON to commands for the engine thread, and back.
  *
  *     handler: parse -> suspend the connection -> post        engine thread: done() copies the answer -> resume
  *     handler again (libmicrohttpd calls it after the resume): r->asked -> answer
@@ -92,6 +92,11 @@ static void wait_until_shown(struct sc_request *r) {
     if (!wait) resume(r);
 }
 
+static void forget(sc_command *c) {
+    sc_program_release(c->program);
+    free(c);
+}
+
 static void command_done(sc_command *c) {
     struct sc_request *r = c->ctx;
     r->problem = c->problem;
@@ -100,7 +105,7 @@ static void command_done(sc_command *c) {
     r->seq = c->seq;
     r->applies_at = c->applies_at;
     if (c->kind == SC_COMMAND_CREATE && !c->problem.status) sc_metrics_time(SC_TIME_CREATE, sc_now_ns() - c->asked_ns);
-    free(c);
+    forget(c);
     if (r->wait_shown && r->has_seq && !r->problem.status && r->channel) wait_until_shown(r);
     else resume(r);
 }
@@ -148,12 +153,12 @@ static enum MHD_Result post(struct sc_request *r, sc_command *c) {
     case SC_ENGINE_READY: break;
     }
     if (why) {
-        free(c);
+        forget(c);
         return http_problem(r, 503, why);
     }
     MHD_suspend_connection(r->connection);
     if (sc_scheduler_post(r->http->scheduler, c)) return MHD_YES;
-    free(c);
+    forget(c);
     sc_problem_set(&r->problem, 503, "Too much to do at the moment; try again later.");
     resume(r);
     return MHD_YES;
@@ -172,10 +177,10 @@ static enum MHD_Result make(struct sc_request *r, sc_command_kind kind) {
     if (key && !good_key(key)) return http_problem(r, 400, "Idempotency-Key must be 1 to 128 visible ASCII characters.");
     sc_command *c = command(r, kind);
     if (!c) return http_problem(r, 503, "Out of memory; try again later.");
-    bool good = kind == SC_COMMAND_CREATE ? sc_request_create(r->body, r->body_n, &c->create, &r->problem)
+    bool good = kind == SC_COMMAND_CREATE ? sc_request_create(r->body, r->body_n, &c->create, &c->program, &r->problem)
                                           : sc_request_fork(r->body_n ? r->body : "{}", r->body_n ? r->body_n : 2, &c->fork, &r->problem);
     if (!good) {
-        free(c);
+        forget(c);
         return http_problem_full(r, &r->problem);
     }
     if (key) strcpy(c->key, key);
@@ -202,7 +207,7 @@ enum MHD_Result http_patch_session(struct sc_request *r) {
     sc_command *c = command(r, SC_COMMAND_PATCH);
     if (!c) return http_problem(r, 503, "Out of memory; try again later.");
     if (!sc_request_patch(r->body, r->body_n, &c->patch, &r->problem)) {
-        free(c);
+        forget(c);
         return http_problem_full(r, &r->problem);
     }
     r->wait_shown = wait != NULL;
@@ -214,6 +219,33 @@ enum MHD_Result http_delete_session(struct sc_request *r) {
     if (!(r->channel = find(r))) return http_problem(r, 404, "There is no such session.");
     sc_command *c = command(r, SC_COMMAND_DELETE);
     return c ? post(r, c) : http_problem(r, 503, "Out of memory; try again later.");
+}
+
+enum MHD_Result http_get_schedule(struct sc_request *r) {
+    sc_facts facts;
+    sc_program_view view;
+    size_t n = 0;
+    sc_channel *c = find(r);
+    if (!c) return http_problem(r, 404, "There is no such session.");
+    sc_program *g = sc_channel_program(c, &facts);
+    const sc_program_clock clock = sc_facts_clock(&facts);
+    sc_program_look(g, &facts.program, &clock, facts.prompt_seq, facts.newest_seq, &view);
+    char *text = sc_program_json(&view, &n);
+    sc_program_release(g);
+    sc_channel_release(c);
+    return http_answer_json(r, 200, text, n);
+}
+
+enum MHD_Result http_put_schedule(struct sc_request *r) {
+    if (r->asked) return r->problem.status ? http_problem_full(r, &r->problem) : http_get_schedule(r);
+    if (!(r->channel = find(r))) return http_problem(r, 404, "There is no such session.");
+    sc_command *c = command(r, SC_COMMAND_SCHEDULE);
+    if (!c) return http_problem(r, 503, "Out of memory; try again later.");
+    if (!sc_request_program(r->body, r->body_n, &c->program, &r->problem)) {
+        forget(c);
+        return http_problem_full(r, &r->problem);
+    }
+    return post(r, c);
 }
 
 enum MHD_Result http_post_ticket(struct sc_request *r) {

@@ -41,6 +41,7 @@ struct sc_channel {
     uint32_t shown_seq;
     atomic_uint waiting_notes;
     sc_facts facts;
+    sc_program *program;
     sc_window encode;
     struct note notes[SC_CHANNEL_NOTES];
 };
@@ -70,6 +71,11 @@ void sc_frame_release(sc_frame *f) {
 const char *sc_state_name(sc_state s) {
     static const char *const names[] = {"starting", "running", "paused", "ended", "failed"};
     return names[s];
+}
+
+sc_program_clock sc_facts_clock(const sc_facts *f) {
+    return (sc_program_clock){.chunk = (uint64_t)(f->chunk + 1), .pts_us = f->pts_us, .fps = f->fps, .frames_first = f->first_frames,
+                              .frames_chunk = f->chunk_frames};
 }
 
 sc_hub *sc_hub_create(void) {
@@ -127,6 +133,7 @@ void sc_channel_release(sc_channel *c) {
     for (int i = 0; i < c->queued; i++) sc_frame_release(c->queue[(c->head + i) % SC_CHANNEL_FRAMES_MAX]);
     sc_frame_release(c->newest);
     for (int i = 0; i < SC_CHANNEL_NOTES; i++) free(c->notes[i].text);
+    sc_program_release(c->program);
     free(c);
 }
 
@@ -188,6 +195,24 @@ void sc_channel_publish(sc_channel *c, const sc_facts *facts) {
     pthread_mutex_lock(&c->hub->lock);
     c->facts = *facts;
     pthread_mutex_unlock(&c->hub->lock);
+}
+
+void sc_channel_set_program(sc_channel *c, sc_program *program, const sc_facts *facts) {
+    sc_program *old = c->program; /* the engine thread's alone to change */
+    sc_program_retain(program);
+    pthread_mutex_lock(&c->hub->lock);
+    c->program = program;
+    c->facts = *facts;
+    pthread_mutex_unlock(&c->hub->lock);
+    sc_program_release(old);
+}
+
+sc_program *sc_channel_program(sc_channel *c, sc_facts *facts) {
+    pthread_mutex_lock(&c->hub->lock);
+    sc_program *program = sc_program_retain(c->program);
+    *facts = c->facts;
+    pthread_mutex_unlock(&c->hub->lock);
+    return program;
 }
 
 static bool playing(const sc_channel *c) { return !c->closed && !c->paused && (c->viewers > 0 || c->run_alone); }
@@ -462,7 +487,7 @@ void sc_channel_prompt_shown(sc_channel *c, uint32_t seq, uint64_t now_ns) {
             if (c->notes[i].state == NOTE_APPLIED && c->notes[i].seq <= seq) take_note(c, &c->notes[i], &done[n++]);
     pthread_mutex_unlock(&c->hub->lock);
     for (int i = 0; i < n; i++) {
-        sc_metrics_time(SC_TIME_PROMPT_TO_PHOTON, now_ns > done[i].received_ns ? now_ns - done[i].received_ns : 0);
+        if (done[i].received_ns) sc_metrics_time(SC_TIME_PROMPT_TO_PHOTON, now_ns > done[i].received_ns ? now_ns - done[i].received_ns : 0);
         say_note(c, &done[i], SC_PROMPT_SHOWN);
         free(done[i].text);
     }

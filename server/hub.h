@@ -19,6 +19,7 @@
 #include "proto/messages.h"
 #include "proto/session_json.h"
 #include "server/plan.h"
+#include "server/program.h"
 #include <stdatomic.h>
 #include <stdbool.h>
 #include <stddef.h>
@@ -56,14 +57,19 @@ typedef struct {
     sc_wire_transition transition;
     char model[64];
     uint64_t seed, memory_bytes;
-    int width, height, fps, chunk_frames;
+    int width, height, fps, first_frames, chunk_frames;
     int jpeg_quality, lookahead_chunks, idle_timeout_s;
     bool run_without_viewers;
     int64_t created, chunk;     /* chunk: newest decoded, -1 for none */
     char forked_from[SC_ID_CHARS + 1]; /* "": no fork */
     uint64_t forked_chunk;      /* its first own chunk; 0 of any other */
+    uint32_t newest_seq;        /* of the prompts that were taken */
+    uint64_t pts_us;            /* of the first frame of chunk + 1 */
+    sc_program_state program;
     sc_stage_time wait, denoise, decode;
 } sc_facts;
+
+sc_program_clock sc_facts_clock(const sc_facts *f); /* where its stream stands */
 
 typedef struct sc_hub sc_hub;
 typedef struct sc_channel sc_channel;
@@ -101,6 +107,9 @@ bool sc_channel_closed(sc_channel *c);
 void sc_channel_kick(sc_channel *c, int code, const char *reason);
 
 void sc_channel_publish(sc_channel *c, const sc_facts *facts);
+/* Another schedule (NULL: none), together with the facts of it. Shared. */
+void sc_channel_set_program(sc_channel *c, sc_program *program, const sc_facts *facts);
+sc_program *sc_channel_program(sc_channel *c, sc_facts *facts); /* retained, and the facts that go with it */
 /* A copy, with what the hub itself knows. frame < 0: none shown yet. */
 typedef struct {
     sc_facts facts;
@@ -146,7 +155,8 @@ void sc_channel_count(sc_channel *c, uint64_t sent, uint64_t dropped);
 /* A message for the viewers of a channel, see the listener. */
 void sc_hub_say(sc_hub *hub, sc_channel *c, uint64_t viewer, bool all_but, const char *text, size_t n);
 
-/* Prompts on their way: received -> applied -> shown, or superseded. Each step is told to the viewers; `ref` only to its sender. */
+/* Prompts on their way: received -> applied -> shown, or superseded. Each step is told to the viewers; `ref` only to its sender. now_ns 0: nobody
+ * waits for it, so how long it takes is not measured. */
 void sc_channel_prompt_received(sc_channel *c, uint32_t seq, const char *text, size_t n, uint64_t chunk, sc_wire_transition t,
                                 const char *ref, uint64_t viewer, uint64_t now_ns);
 void sc_channel_prompt_applied(sc_channel *c, uint32_t seq, uint64_t chunk);

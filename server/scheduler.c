@@ -1,5 +1,5 @@
 /* scheduler.c - see scheduler.h. What is planned is decided in plan.c; what runs next in scheduler_passes.c; how sessions begin stands in
- * scheduler_begin.c; here are the thread, its commands and the rest of a session's life. */
+ * scheduler_begin.c, their schedules in scheduler_program.c; here are the thread, its commands and the rest of a session's life. */
 #include "server/scheduler_internal.h"
 #include "base/clock.h"
 #include "base/log.h"
@@ -48,6 +48,13 @@ struct stream *sc_scheduler_find(sc_scheduler *s, const char *id) {
     return NULL;
 }
 
+void sc_scheduler_free_stream(struct stream *t) {
+    if (!t) return;
+    sc_channel_release(t->channel);
+    sc_program_release(t->program);
+    free(t);
+}
+
 void sc_scheduler_end_session(sc_scheduler *s, struct stream *t, int code, const char *reason) {
     if (t->facts.state != SC_STATE_FAILED) sc_scheduler_set_state(t, SC_STATE_ENDED, reason);
     for (int i = 0; i < s->n; i++) {
@@ -60,8 +67,7 @@ void sc_scheduler_end_session(sc_scheduler *s, struct stream *t, int code, const
     sc_session_destroy(t->session);
     sc_scheduler_leave_device(s);
     sc_channel_close(t->channel, code, reason);
-    sc_channel_release(t->channel);
-    free(t);
+    sc_scheduler_free_stream(t);
     sc_scheduler_update_load(s);
 }
 
@@ -92,26 +98,29 @@ void sc_scheduler_problem(sc_scheduler *s, sc_problem *p, const sc_error *err, c
     }
 }
 
+static const char *pointer_of(const sc_command *c) { return c->kind == SC_COMMAND_PROMPT ? "/text" : "/prompt"; }
+
 static void do_prompt(sc_scheduler *s, struct stream *t, sc_command *c) {
     const sc_patch_request *r = &c->patch;
     sc_error err = {0};
     uint64_t at = 0;
     sc_wire_transition how = r->transition != SC_WIRE_NOT_GIVEN ? r->transition
                            : t->facts.transition != SC_WIRE_NOT_GIVEN ? t->facts.transition : SC_WIRE_SWITCH;
-    uint32_t seq = t->last_seq + 1;
+    uint32_t seq = t->facts.newest_seq + 1;
     sc_scheduler_enter_device(s);
     sc_status rc = sc_session_set_prompt(t->session, r->prompt, r->prompt_bytes, seq, (sc_transition)how, BLEND_CHUNKS, &at, &err);
     sc_scheduler_leave_device(s);
     if (rc) {
-        sc_scheduler_problem(s, &c->problem, &err, c->kind == SC_COMMAND_PROMPT ? "/text" : "/prompt");
+        sc_scheduler_problem(s, &c->problem, &err, pointer_of(c));
         return;
     }
-    t->last_seq = seq;
+    t->facts.newest_seq = seq;
     c->has_seq = true;
     c->seq = seq;
     c->applies_at = (int64_t)at;
     memcpy(t->next_prompt, r->prompt, sizeof t->next_prompt);
     t->next_prompt_bytes = r->prompt_bytes;
+    sc_scheduler_publish(t);
     sc_channel_prompt_received(t->channel, seq, r->prompt, r->prompt_bytes, at, how, c->ref, c->viewer, c->asked_ns);
 }
 
@@ -128,6 +137,7 @@ static void do_patch(sc_scheduler *s, struct stream *t, sc_command *c) {
     if (r->fps) {
         t->facts.fps = r->fps;
         sc_channel_set_fps(t->channel, r->fps);
+        sc_scheduler_hand_over(s, t); /* moments are in other chunks now */
     }
     if (r->jpeg_quality) t->facts.jpeg_quality = r->jpeg_quality;
     if (r->idle_timeout_s) t->facts.idle_timeout_s = r->idle_timeout_s;
@@ -138,13 +148,16 @@ static void do_now(sc_scheduler *s, sc_command *c) {
     struct stream *t = NULL;
     if (c->kind == SC_COMMAND_FORK) {
         if (!sc_scheduler_fork(s, c)) return;
-    } else if (c->kind != SC_COMMAND_CREATE && !(t = sc_scheduler_find(s, c->id))) sc_problem_set(&c->problem, 404, "There is no such session.");
+    } else if (c->kind == SC_COMMAND_READ) {} /* read it is */
+    else if (c->kind != SC_COMMAND_CREATE && !(t = sc_scheduler_find(s, c->id))) sc_problem_set(&c->problem, 404, "There is no such session.");
     else if (c->kind == SC_COMMAND_CREATE) sc_scheduler_create(s, c);
     else if (c->kind == SC_COMMAND_DELETE) sc_scheduler_end_session(s, t, 1000, "session deleted");
     else if (!t->session) sc_problem_set(&c->problem, 409, "This session has failed.");
     else {
         if (c->kind == SC_COMMAND_PATCH) do_patch(s, t, c);
         else if (c->kind == SC_COMMAND_PROMPT) do_prompt(s, t, c);
+        else if (c->kind == SC_COMMAND_SCHEDULE) sc_scheduler_schedule(s, t, c);
+        else if (c->kind == SC_COMMAND_SCHEDULED) { if (sc_scheduler_still_scheduled(t, c)) do_prompt(s, t, c); }
         else do_pause(t, c->kind == SC_COMMAND_PAUSE);
         sc_scheduler_look_after(s, t, sc_now_ns());
     }
@@ -163,7 +176,7 @@ static const char *words_of(const sc_command *c, size_t *n) {
         *n = c->fork.prompt_bytes;
         return c->fork.has_prompt ? c->fork.prompt : NULL;
     }
-    if (c->kind != SC_COMMAND_PROMPT && !(c->kind == SC_COMMAND_PATCH && c->patch.has_prompt)) return NULL;
+    if (!c->patch.has_prompt && c->kind != SC_COMMAND_PROMPT) return NULL;
     *n = c->patch.prompt_bytes;
     return c->patch.prompt;
 }
@@ -173,7 +186,7 @@ static bool ready(sc_scheduler *s, const sc_command *c) {
     size_t n = 0;
     const char *words = words_of(c, &n);
     if (!words) return true;
-    if (c->kind != SC_COMMAND_CREATE) {
+    if (c->kind != SC_COMMAND_CREATE && c->kind != SC_COMMAND_READ) {
         const struct stream *t = sc_scheduler_find(s, c->id);
         if (!t || !t->session) return true;
     }
@@ -184,11 +197,11 @@ static bool ready(sc_scheduler *s, const sc_command *c) {
 static bool must_wait(sc_scheduler *s, const sc_command *c) {
     size_t n = 0;
     if (c->kind != SC_COMMAND_FORK && !words_of(c, &n)) return false;
-    for (int i = 0; i < s->parked_n; i++) if (c->kind != SC_COMMAND_CREATE && !strcmp(s->parked[i]->id, c->id)) return true;
+    for (int i = 0; i < s->parked_n; i++) if (c->id[0] && !strcmp(s->parked[i]->id, c->id)) return true;
     return !ready(s, c);
 }
 
-static void do_command(sc_scheduler *s, sc_command *c) {
+void sc_scheduler_do(sc_scheduler *s, sc_command *c) {
     if (!s->info.text_apart || !must_wait(s, c)) {
         do_now(s, c);
         return;
@@ -237,7 +250,7 @@ static void run_parked(sc_scheduler *s) {
         }
         sc_command *c = unpark(s);
         if (rc) {
-            sc_scheduler_problem(s, &c->problem, &err, c->kind == SC_COMMAND_PROMPT ? "/text" : "/prompt");
+            sc_scheduler_problem(s, &c->problem, &err, pointer_of(c));
             c->done(c);
         } else do_now(s, c);
     }
@@ -317,7 +330,8 @@ static void *engine_main(void *arg) {
     s->o.ready(s->o.ctx);
     while (!stopping(s) && !s->fault.status) {
         uint64_t wake = SC_NEVER;
-        for (sc_command *c; !s->fault.status && (c = take_command(s));) do_command(s, c);
+        sc_scheduler_hand_over_all(s); /* before commands: what a person says now is newer */
+        for (sc_command *c; !s->fault.status && (c = take_command(s));) sc_scheduler_do(s, c);
         run_parked(s);
         sc_scheduler_run_forks(s);
         if (s->fault.status) break;
@@ -434,13 +448,13 @@ void sc_scheduler_free(sc_scheduler *s) {
     assert(s->joined);
     for (int i = 0; i < s->n; i++) { /* after a device fault: the device is not touched again */
         sc_channel_close(s->streams[i]->channel, 1012, "device fault");
-        sc_channel_release(s->streams[i]->channel);
-        free(s->streams[i]);
+        sc_scheduler_free_stream(s->streams[i]);
     }
     if (!s->n || s->state != SC_ENGINE_FAILED) sc_engine_close(s->engine);
     else if (s->asking) return; /* its thread is not waited for: the process ends, and it may still say that it is done */
     pthread_cond_destroy(&s->changed);
     pthread_mutex_destroy(&s->lock);
+    for (int i = 0; i < SC_SCHEDULER_KEYS; i++) sc_program_release(s->made[i].program);
     free(s->made);
     free(s);
 }

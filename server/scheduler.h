@@ -16,6 +16,8 @@
  * A fork is taken while its source stands between two chunks, all frames out, which nobody who watches that one notices: it waits for the end
  * of the chunk in work, or for as many chunks as were asked for (scheduler_begin.c).
  *
+ * A schedule is prompts to come: each is handed over, as if it had been sent, while the chunk before its own is made (scheduler_program.c).
+ *
  * Failures. A device call that fails is a failure of the session (closed with 1011, the others go on) or of the request (500) it was made
  * for. A device that is lost (SC_ELOST) ends everything: `failed` is called, the state becomes failed, all viewers are closed with 1012,
  * requests get 503, and the device is not called again. A thread that hangs in the device is seen from outside: sc_scheduler_hangs_ns. */
@@ -38,7 +40,8 @@ typedef struct {
     void (*alive)(void *ctx);                         /* engine thread, at least every second or so: for the watchdog */
 } sc_scheduler_options;
 
-typedef enum { SC_COMMAND_CREATE, SC_COMMAND_FORK, SC_COMMAND_PATCH, SC_COMMAND_DELETE, SC_COMMAND_PROMPT, SC_COMMAND_PAUSE, SC_COMMAND_RESUME } sc_command_kind;
+typedef enum { SC_COMMAND_CREATE, SC_COMMAND_FORK, SC_COMMAND_PATCH, SC_COMMAND_DELETE, SC_COMMAND_PROMPT, SC_COMMAND_PAUSE, SC_COMMAND_RESUME,
+               SC_COMMAND_SCHEDULE, SC_COMMAND_SCHEDULED, SC_COMMAND_READ /* the last two are the scheduler's own */ } sc_command_kind;
 
 /* A question and its answer. Made with calloc, owned by the scheduler from a successful post until `done`, which frees it. */
 typedef struct sc_command sc_command;
@@ -49,7 +52,8 @@ struct sc_command {
     sc_fork_request fork;
     uint64_t chunk;                      /* FORK: the scheduler's own: what it begins with, whether it waits for that */
     bool waits;
-    sc_patch_request patch;              /* PATCH; PROMPT uses its prompt and transition */
+    sc_patch_request patch;              /* PATCH; PROMPT, SCHEDULED and READ use its prompt and transition */
+    sc_program *program;                 /* CREATE, SCHEDULE: the schedule, or NULL; SCHEDULED: whose entry it is. Whoever frees the command releases it */
     char key[129];                       /* CREATE, FORK: Idempotency-Key, "" for none */
     char ref[SC_REF_MAX + 1];
     uint64_t viewer;                     /* who sent it over a WebSocket, 0: nobody */

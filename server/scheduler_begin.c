@@ -8,8 +8,9 @@
  *                                                                      13 .. 28: waits; 29: 409
  *
  * Nobody waits for what does not come: a source that is paused before the chunk ends the wait (409), as does its own end. A place is not kept for a
- * fork that waits. What it is given besides: the source's settings, its numbers of chunks, frames and prompts, its last picture for whoever comes
- * before the first of its own; but not its pause. The prompt that its first own chunk is made under counts as in force from the beginning. */
+ * fork that waits. What it is given besides: the source's settings, its numbers of chunks, frames and prompts, what is to come of its schedule, its
+ * last picture for whoever comes before the first of its own; but not its pause. The prompt that its first own chunk is made under counts as in
+ * force from the beginning. */
 #include "server/scheduler_internal.h"
 #include "base/clock.h"
 #include "base/log.h"
@@ -34,7 +35,8 @@ static bool answered_before(sc_scheduler *s, sc_command *c) {
     for (int i = 0; c->key[0] && i < SC_SCHEDULER_KEYS; i++) {
         const struct made *m = &s->made[i];
         if (strcmp(m->key, c->key) || !sc_scheduler_find(s, m->id)) continue;
-        if (m->kind != c->kind || memcmp(&m->create, request, n) || (c->kind == SC_COMMAND_FORK && strcmp(m->from, c->id)))
+        if (m->kind != c->kind || memcmp(&m->create, request, n) || !sc_program_same(m->program, c->program) ||
+            (c->kind == SC_COMMAND_FORK && strcmp(m->from, c->id)))
             sc_problem_set(&c->problem, 422, "This Idempotency-Key was used for another request.");
         else memcpy(c->id, m->id, sizeof c->id);
         return true;
@@ -60,6 +62,7 @@ static sc_status enter(sc_scheduler *s, struct stream *t, sc_command *c, sc_erro
     t->channel = sc_channel_create(s->hub, id, f->fps, (LOOKAHEAD_MAX + 2) * s->info.frames_chunk, f, now);
     if (!t->channel) return sc_fail(err, SC_ENOMEM, "session: no room");
     sc_channel_set_play(t->channel, false, f->run_without_viewers, now);
+    if (t->program) sc_channel_set_program(t->channel, t->program, f);
     s->streams[s->n++] = t;
     if (c->key[0]) {
         struct made *m = &s->made[s->made_at++ % SC_SCHEDULER_KEYS];
@@ -69,6 +72,8 @@ static sc_status enter(sc_scheduler *s, struct stream *t, sc_command *c, sc_erro
         memcpy(m->from, c->id, sizeof m->from);
         memcpy(m->id, id, sizeof m->id);
         memcpy(&m->create, request, n);
+        sc_program_release(m->program);
+        m->program = sc_program_retain(c->program);
     }
     memcpy(c->id, id, sizeof c->id);
     SC_COUNT(sessions_created, 1);
@@ -105,7 +110,7 @@ void sc_scheduler_create(sc_scheduler *s, sc_command *c) {
     f->state = SC_STATE_STARTING;
     memcpy(f->prompt, r->prompt, sizeof f->prompt);
     f->prompt_bytes = r->prompt_bytes;
-    f->prompt_seq = t->last_seq = 1;
+    f->prompt_seq = f->newest_seq = 1;
     f->transition = r->transition;
     memcpy(f->model, s->info.name, sizeof f->model);
     f->seed = r->seed;
@@ -114,6 +119,7 @@ void sc_scheduler_create(sc_scheduler *s, sc_command *c) {
     f->width = s->info.width;
     f->height = s->info.height;
     f->fps = r->fps ? r->fps : s->info.fps;
+    f->first_frames = s->info.frames_first;
     f->chunk_frames = s->info.frames_chunk;
     f->jpeg_quality = r->jpeg_quality ? r->jpeg_quality : s->o.jpeg_quality;
     f->lookahead_chunks = r->lookahead_chunks ? r->lookahead_chunks : 1;
@@ -121,16 +127,21 @@ void sc_scheduler_create(sc_scheduler *s, sc_command *c) {
     f->run_without_viewers = r->run_without_viewers == 1;
     f->created = (int64_t)time(NULL);
     f->chunk = -1;
+    const sc_program_clock clock = sc_facts_clock(f);
+    if (!sc_program_begin(c->program, &clock, 0, "/schedule", &f->program, &c->problem)) goto refused;
+    t->program = sc_program_retain(c->program);
     sc_scheduler_enter_device(s);
     sc_status rc = sc_session_create(s->engine, f->seed, r->prompt, r->prompt_bytes, 1, &t->session, &err);
     sc_scheduler_leave_device(s);
     if (rc || enter(s, t, c, &err)) goto failed;
     sc_log(SC_LOG_INFO, "session", "id=%s created seed=%llu prompt_bytes=%zu sessions=%d", c->id, (unsigned long long)f->seed, r->prompt_bytes, s->n);
+    sc_scheduler_hand_over(s, t);
     return;
 failed:
     sc_scheduler_problem(s, &c->problem, &err, "/prompt");
+refused:
     if (t) sc_session_destroy(t->session);
-    free(t);
+    sc_scheduler_free_stream(t);
 }
 
 /* ---- from another session ---- */
@@ -141,13 +152,13 @@ static void inherit(struct stream *t, const struct stream *from, const sc_comman
     const bool waits = next.prompt_seq != from->facts.prompt_seq;
     sc_facts *f = &t->facts;
 
-    t->last_seq = from->last_seq + r->has_prompt;
-    t->pts_us = from->pts_us;
     t->last_pts_us = from->last_pts_us;
     t->wait_ns = from->wait_ns;
     t->denoise_ns = from->denoise_ns;
     t->decode_ns = from->decode_ns;
+    t->program = sc_program_retain(from->program);
     *f = from->facts;
+    f->newest_seq += r->has_prompt;
     f->state = SC_STATE_STARTING;
     f->reason[0] = 0;
     f->wait = f->denoise = f->decode = (sc_stage_time){0, 0};
@@ -158,7 +169,7 @@ static void inherit(struct stream *t, const struct stream *from, const sc_comman
     if (!r->has_prompt && !waits) return;
     memcpy(f->prompt, r->has_prompt ? r->prompt : from->next_prompt, sizeof f->prompt);
     f->prompt_bytes = r->has_prompt ? r->prompt_bytes : from->next_prompt_bytes;
-    f->prompt_seq = t->last_seq;
+    f->prompt_seq = f->newest_seq;
     f->prompt_chunk = next.chunk;
 }
 
@@ -186,10 +197,11 @@ static void take(sc_scheduler *s, const struct stream *from, sc_command *c, sc_p
     memcpy(source, c->id, sizeof source);
     sc_scheduler_enter_device(s);
     sc_status rc = sc_session_fork(from->session, t->facts.seed, &t->session, &err);
-    if (!rc && r->has_prompt) rc = sc_session_set_prompt(t->session, r->prompt, r->prompt_bytes, t->last_seq, SC_SWITCH, 0, NULL, &err);
+    if (!rc && r->has_prompt) rc = sc_session_set_prompt(t->session, r->prompt, r->prompt_bytes, t->facts.newest_seq, SC_SWITCH, 0, NULL, &err);
     sc_scheduler_leave_device(s);
     if (rc || enter(s, t, c, &err)) goto failed;
     show_past(s, t);
+    sc_scheduler_hand_over(s, t);
     SC_COUNT(forks, 1);
     sc_log(SC_LOG_INFO, "session", "id=%s forked from=%s chunk=%llu seed=%llu prompt_bytes=%zu sessions=%d", c->id, source,
            (unsigned long long)next.chunk, (unsigned long long)t->facts.seed, r->prompt_bytes, s->n);
@@ -197,7 +209,7 @@ static void take(sc_scheduler *s, const struct stream *from, sc_command *c, sc_p
 failed:
     sc_scheduler_problem(s, &c->problem, &err, "/prompt");
     if (t) sc_session_destroy(t->session);
-    free(t);
+    sc_scheduler_free_stream(t);
 }
 
 /* The next chunk of a session that stands before it does not begin by itself. */

@@ -1,5 +1,5 @@
 /* scheduler_internal.h - what scheduler.c (thread, commands, life of a session), scheduler_begin.c (its beginning) and scheduler_passes.c (what
- * runs next) share. Engine thread only, except where it is said. */
+ * runs next) and scheduler_program.c (schedules) share. Engine thread only, except where it is said. */
 #ifndef SC_SERVER_SCHEDULER_INTERNAL_H
 #define SC_SERVER_SCHEDULER_INTERNAL_H
 #include "server/scheduler.h"
@@ -12,14 +12,15 @@ struct stream {
     sc_session *session;       /* NULL once failed */
     sc_channel *channel;
     sc_facts facts;
-    uint32_t last_seq;         /* newest prompt given; not yet in force: next_prompt */
-    char next_prompt[SC_PROMPT_TEXT_MAX + 1];
+    char next_prompt[SC_PROMPT_TEXT_MAX + 1]; /* newest prompt given, while it is not in force yet */
     size_t next_prompt_bytes;
     bool paused, was_playing;
     uint64_t began_ns;         /* when the chunk in work took its first pass; 0: none in work */
-    uint64_t denoise_ns, pts_us;
+    uint64_t denoise_ns;
     uint64_t wait_ns, decode_ns, last_pts_us; /* of the newest frames; of the last of them */
     uint64_t due_ns, due_began_ns; /* frames are due that were asked for then, of a chunk that took its first pass then; 0: none are */
+    sc_program *program;       /* its schedule, NULL: none; where it stands is in facts */
+    bool handing, read;        /* of its next entry: it is being handed over; its words were given to read */
     sc_window wait, denoise, decode;
 };
 
@@ -29,6 +30,7 @@ struct made {
     sc_command_kind kind;
     char from[SC_ID_CHARS + 1], id[SC_ID_CHARS + 1]; /* of FORK: whose; the session made */
     union { sc_create_request create; sc_fork_request fork; };
+    sc_program *program;                             /* of CREATE */
 };
 
 struct sc_scheduler {
@@ -77,6 +79,8 @@ void sc_scheduler_end_session(sc_scheduler *s, struct stream *t, int code, const
 void sc_scheduler_fail_session(struct stream *t, const sc_error *err); /* viewers are closed with 1011, t->session is NULL after it */
 void sc_scheduler_update_load(sc_scheduler *s);
 struct stream *sc_scheduler_find(sc_scheduler *s, const char *id);
+void sc_scheduler_do(sc_scheduler *s, sc_command *c); /* or keep it until it can be done */
+void sc_scheduler_free_stream(struct stream *t);      /* and all that is its own, but for the session; NULL is fine */
 /* What a request gets for a failure of the engine. A device that is lost is remembered: the loop ends. */
 void sc_scheduler_problem(sc_scheduler *s, sc_problem *p, const sc_error *err, const char *pointer);
 
@@ -85,6 +89,12 @@ void sc_scheduler_create(sc_scheduler *s, sc_command *c);
 bool sc_scheduler_fork(sc_scheduler *s, sc_command *c);   /* false: it waits, and is not the caller's any more */
 void sc_scheduler_run_forks(sc_scheduler *s);             /* those whose turn has come, before another chunk begins */
 sc_command *sc_scheduler_take_fork(sc_scheduler *s);      /* one that waits, given back unanswered; NULL: none does */
+
+/* scheduler_program.c */
+void sc_scheduler_schedule(sc_scheduler *s, struct stream *t, sc_command *c);
+void sc_scheduler_hand_over(sc_scheduler *s, struct stream *t); /* an entry whose turn it is; before another chunk begins */
+void sc_scheduler_hand_over_all(sc_scheduler *s);
+bool sc_scheduler_still_scheduled(const struct stream *t, const sc_command *c); /* no other schedule came while its words were read */
 
 /* scheduler_passes.c */
 void sc_scheduler_look_after(sc_scheduler *s, struct stream *t, uint64_t now);

@@ -122,6 +122,9 @@ static void frames_out(sc_scheduler *s, struct stream *t) {
     t->facts.wait = stage(&t->wait);
     t->facts.denoise = stage(&t->denoise);
     t->facts.decode = stage(&t->decode);
+    const uint64_t first_pts_us = t->facts.pts_us;
+    t->last_pts_us = first_pts_us + (uint64_t)(f.count - 1) * 1000000u / (uint64_t)t->facts.fps;
+    t->facts.pts_us = first_pts_us + (uint64_t)f.count * 1000000u / (uint64_t)t->facts.fps;
     t->facts.chunk = (int64_t)f.chunk;
     sc_scheduler_publish(t);
     SC_COUNT(chunks, 1);
@@ -133,11 +136,9 @@ static void frames_out(sc_scheduler *s, struct stream *t) {
     int quality = p.quality_cap && p.quality_cap < t->facts.jpeg_quality ? p.quality_cap : t->facts.jpeg_quality;
     sc_encode_job job = {.channel = t->channel, .data = f.data, .frame_bytes = f.frame_bytes, .count = f.count, .width = f.width,
                          .height = f.height, .quality = quality, .fps = t->facts.fps, .chunk = f.chunk, .first_frame = f.first_frame,
-                         .first_pts_us = t->pts_us, .prompt_seq = f.prompt_seq, .first_of_prompt = f.first_of_prompt,
+                         .first_pts_us = first_pts_us, .prompt_seq = f.prompt_seq, .first_of_prompt = f.first_of_prompt,
                          .begins = f.chunk == t->facts.forked_chunk, .wait_ns = wait,
                          .denoise_ns = t->denoise_ns, .decode_ns = decode_ns};
-    t->last_pts_us = t->pts_us + (uint64_t)(f.count - 1) * 1000000u / (uint64_t)t->facts.fps;
-    t->pts_us += (uint64_t)f.count * 1000000u / (uint64_t)t->facts.fps;
     sc_channel_expect(t->channel, f.count);
     if (sc_encoder_submit(s->encoder, &job, &err)) sc_log(SC_LOG_ERROR, "session", "id=%s %s", sc_channel_id(t->channel), err.text);
     sc_log(SC_LOG_DEBUG, "session", "id=%s chunk=%llu wait_ms=%.1f denoise_ms=%.1f decode_ms=%.1f", sc_channel_id(t->channel),

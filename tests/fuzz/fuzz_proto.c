@@ -5,6 +5,7 @@
 #include "proto/frame_header.h"
 #include "proto/json.h"
 #include "proto/messages.h"
+#include "proto/program.h"
 #include "proto/requests.h"
 
 #include <cjson/cJSON.h>
@@ -34,6 +35,23 @@ static void refused(const sc_problem *p) {
     parses(buf, sc_message_error(buf, sizeof buf, p, NULL));
 }
 
+static void holds(const sc_program *g) {
+    sc_program_view view = {.program = g, .in_force = g ? g->count - 1 : -1, .in_force_seq = 7, .count = g ? g->count : 0};
+    size_t n;
+
+    check(!g || (g->count >= 1 && g->count <= SC_PROGRAM_ENTRIES_MAX && (!g->loop || g->period > 0) && sc_program_same(g, g)));
+    for (int i = 0; i < view.count; i++) {
+        const sc_program_entry *e = &g->entry[i];
+        check(e->bytes >= 1 && e->bytes <= SC_PROMPT_TEXT_MAX && strlen(sc_program_prompt(g, i)) == e->bytes && e->at < UINT64_C(1) << 53);
+        check(sc_text_bad_prompt(sc_program_prompt(g, i), e->bytes) == e->bytes);
+        view.coming[i].entry = i;
+    }
+    char *text = sc_program_json(&view, &n);
+    check(text != NULL);
+    parses(text, n);
+    free(text);
+}
+
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     static sc_create_request create;
     static sc_patch_request patch;
@@ -42,19 +60,23 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     static char out[SC_SERVER_MESSAGE_MAX];
     sc_frame_header header;
     sc_problem problem;
+    sc_program *program;
     const char *text = (const char *)data + 1;
 
     if (size == 0) return 0;
     size--;
-    switch (data[0] % 5) {
+    switch (data[0] % 6) {
     case 0:
-        if (!sc_request_create(text, size, &create, &problem)) {
+        if (!sc_request_create(text, size, &create, &program, &problem)) {
+            check(!program);
             refused(&problem);
             break;
         }
         check(create.prompt_bytes >= 1 && create.prompt_bytes <= SC_PROMPT_TEXT_MAX && strlen(create.prompt) == create.prompt_bytes);
         check(sc_text_bad_prompt(create.prompt, create.prompt_bytes) == create.prompt_bytes);
         check(create.fps >= 0 && create.fps <= 60 && create.lookahead_chunks <= 4 && create.idle_timeout_s <= 86400);
+        holds(program);
+        sc_program_release(program);
         break;
     case 1:
         if (!sc_request_patch(text, size, &patch, &problem)) refused(&problem);
@@ -76,6 +98,15 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
         }
         check(fork.has_prompt == (fork.prompt_bytes > 0) && strlen(fork.prompt) == fork.prompt_bytes && fork.prompt_bytes <= SC_PROMPT_TEXT_MAX);
         check(sc_text_bad_prompt(fork.prompt, fork.prompt_bytes) == fork.prompt_bytes && fork.at_chunk < UINT64_C(1) << 53);
+        break;
+    case 5:
+        if (!sc_request_program(text, size, &program, &problem)) {
+            check(!program);
+            refused(&problem);
+            break;
+        }
+        holds(program);
+        sc_program_release(program);
         break;
     }
     return 0;

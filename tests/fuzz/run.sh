@@ -9,7 +9,7 @@ build=$(realpath "$1") seconds=${2:-60}
 dir=$build/fuzz
 cxx="clang -g -O1 -D_GNU_SOURCE -fsanitize=fuzzer,address,undefined -fno-sanitize-recover=undefined -I."
 import="import/source.c import/zip.c import/pickle.c import/names.c import/family.c engine/safetensors.c engine/json_strict.c base/name_distance.c base/status.c"
-proto="proto/frame_header.c proto/json.c proto/json_out.c proto/fields.c proto/requests.c proto/messages.c proto/problem.c base/status.c"
+proto="proto/frame_header.c proto/json.c proto/json_out.c proto/fields.c proto/requests.c proto/program.c proto/messages.c proto/problem.c base/status.c"
 
 mkdir -p "$dir"/seeds/{pickle,zip,checkpoint,proto}
 "$build/tests/unit/test_import_fuzz" --seeds "$dir/seeds" || exit 1

@@ -171,6 +171,58 @@ for (const op of ['alloc', 'alloc_host', 'download']) {
   await d.stop();
 }
 
+// ---- schedules ----
+
+const putSchedule = async (d, id, body) => {
+  const answer = await call(d, 'PUT', `/v1/sessions/${id}/schedule`, { body });
+  assert.equal(answer.status, 200, answer.text);
+};
+const applied = (v, prompt) => v.event(prompt, (e) => e.type === 'prompt' && e.state === 'applied' && e.prompt === prompt);
+
+{
+  const d = await start('op=text_attention nth=1 times=1 what=gpu arm=usr1');
+  await check('an entry of a schedule that cannot be taken is an error to the viewers and left out', async () => {
+    const id = await session(d, 1);
+    const v = await Viewer.open(d, id);
+    await v.frame(9);
+    d.child.kill('SIGUSR1');
+    const at = v.newest.chunk + 4;
+    await putSchedule(d, id, { prompts: [{ at_chunk: at, prompt: 'a green car in the desert' }, { at_chunk: at + 2, prompt: 'two white birds over the sea in fog' }] });
+    const { problem: said } = await v.event('an error', (e) => e.type === 'error');
+    assert.equal(said.status, 500);
+    assert.match(said.detail, /^Prompt 0 of the schedule is left out: /);
+    const second = await applied(v, 'two white birds over the sea in fog');
+    assert.deepEqual([second.seq, second.chunk], [2, at + 2]);
+    assert.ok(!v.events.some((e) => e.prompt === 'a green car in the desert'));
+    await v.close();
+  });
+  await d.stop();
+}
+
+{
+  const d = await start('op=text_attention nth=1 times=-1 slow=150 on=twin arm=usr1', ['--text-device', 'twin']);
+  await check('a text encoder that takes long reads the words of an entry ahead, one of a schedule that was cleared is not handed over', async () => {
+    const id = await session(d, 1);
+    const v = await Viewer.open(d, id);
+    await v.frame(9);
+    d.child.kill('SIGUSR1');
+    const at = v.newest.chunk + 8;
+    await putSchedule(d, id, { prompts: [{ at_chunk: at, prompt: 'a green car in the desert', transition: 'cut' }] });
+    const first = await applied(v, 'a green car in the desert');
+    assert.deepEqual([first.seq, first.chunk, first.transition], [2, at, 'cut']);
+    assert.equal((await call(d, 'PATCH', `/v1/sessions/${id}`, { body: { state: 'paused' } })).status, 202);
+    await putSchedule(d, id, { text: 'two white birds over the sea in fog' }); // is being read now
+    await putSchedule(d, id, { text: 'a purple balloon over the desert at dawn' });
+    assert.equal((await call(d, 'PATCH', `/v1/sessions/${id}`, { body: { state: 'running' } })).status, 202);
+    assert.equal((await applied(v, 'a purple balloon over the desert at dawn')).seq, 3);
+    assert.ok(!v.events.some((e) => e.prompt === 'two white birds over the sea in fog'));
+    await putSchedule(d, id, { text: 'a last wish' });
+    await v.close();
+    d.terminate(); // with words on their way
+  });
+  await d.stop();
+}
+
 // ---- slow ----
 
 {

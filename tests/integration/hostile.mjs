@@ -160,7 +160,10 @@ const wrongFields = [
   ['five chunks of look-ahead', '{"prompt":"x","lookahead_chunks":5}', /1 to 4/, '/lookahead_chunks'],
   ['a timeout of a day and a second', '{"prompt":"x","idle_timeout_s":86401}', /86400/, '/idle_timeout_s'],
   ['a flag as a number', '{"prompt":"x","run_without_viewers":1}', /true or false, found 1/, '/run_without_viewers'],
-  ['a schedule', '{"prompt":"x","schedule":[]}', /schedule/, '/schedule'],
+  ['a schedule that is a list', '{"prompt":"x","schedule":[]}', /must be an object/, '/schedule'],
+  ['a schedule without prompts', '{"prompt":"x","schedule":{"loop":true}}', /one of prompts .* and text/, '/schedule'],
+  ['a schedule with a wrong prompt', '{"prompt":"x","schedule":{"prompts":[{"at_chunk":3,"prompt":"\\u0007"}]}}', /0x07/, '/schedule/prompts/0/prompt'],
+  ['a schedule quicker than its chunks', '{"prompt":"x","schedule":{"text":"a[0.01s]|b"}}', /a chunk takes/, '/schedule/text'],
 ];
 
 await group('bodies of POST /v1/sessions', async () => {
@@ -172,6 +175,30 @@ await group('bodies of POST /v1/sessions', async () => {
     ['at a chunk of the far future', request('POST', `${here}/fork`, { body: '{"at_chunk":9007199254740991}' }), 409, /9007199254740991 is too far ahead/, '/at_chunk'],
     ['by a page of another site', request('POST', `${here}/fork`, { body: '{}', set: { 'Sec-Fetch-Site': 'cross-site' } }), 403, /another site/],
     ['with a form', request('POST', `${here}/fork`, { body: 'prompt=x', set: { 'Content-Type': 'application/x-www-form-urlencoded' } }), 415, /JSON/],
+  ]);
+  const put = (body, rest = {}) => request('PUT', `${here}/schedule`, { body, ...rest });
+  await requests('schedule body', wrongJson.filter(([, body]) => body !== '').map(([name, body, words]) => [name, put(body), 400, words]));
+  await requests('schedule', [
+    ['of nobody', request('PUT', `/v1/sessions/${NOBODY}/schedule`, { body: '{"prompts":[]}' }), 404, /no such session/],
+    ['of no id', request('PUT', '/v1/sessions/x/schedule', { body: '{"prompts":[]}' }), 404, /no such session/],
+    ['by a page of another site', put('{"prompts":[]}', { set: { 'Sec-Fetch-Site': 'cross-site' } }), 403, /another site/],
+    ['as plain text', put('a cat[5s] | a dog', { set: { 'Content-Type': 'text/plain' } }), 415, /JSON/],
+    ['with neither form', put('{}'), 422, /found none/, ''],
+    ['with both forms', put('{"prompts":[],"text":"a"}'), 422, /found both/, ''],
+    ['of 65 entries', put(JSON.stringify({ prompts: Array.from({ length: 65 }, (_, i) => ({ at_chunk: 1000 + i, prompt: 'x' })) })), 422, /at most 64 entries, found 65/, '/prompts'],
+    ['of 65 pieces of text', put(JSON.stringify({ text: 'x[9s]|'.repeat(64) + 'x' })), 422, /at most 64/, '/text'],
+    ['of numbers', put('{"prompts":[1,2]}'), 422, /must be an object/, '/prompts/0'],
+    ['nested deeply', put(`{"prompts":${'['.repeat(2000)}${']'.repeat(2000)}}`), 400, /./],
+    ['at a chunk beyond doubles', put('{"prompts":[{"at_chunk":9007199254740992,"prompt":"x"}]}'), 422, /9007199254740992/, '/prompts/0/at_chunk'],
+    ['in a thousand years', put('{"prompts":[{"at_s":3e10,"prompt":"x"}]}'), 422, /to 1000000000, found 30000000000/, '/prompts/0/at_s'],
+    ['before the beginning', put('{"prompts":[{"at_s":-0.5,"prompt":"x"}]}'), 422, /found -0.5/, '/prompts/0/at_s'],
+    ['at no moment', put('{"prompts":[{"prompt":"x"}]}'), 422, /at_chunk or at_s/, '/prompts/0'],
+    ['with a loop of nothing', put('{"prompts":[],"loop":true}'), 422, /empty list/, '/loop'],
+    ['with a loop that does not say when', put('{"prompts":[{"at_chunk":5000,"prompt":"x"}],"loop":true}'), 422, /for_chunks: is missing/, '/prompts/0/for_chunks'],
+    ['with a length that is endless', put('{"text":"a[1e9s] | b"}'), 422, /square brackets/, '/text'],
+    ['with a length that is hexadecimal', put('{"text":"a[0x9s] | b"}'), 422, /square brackets/, '/text'],
+    ['of bars', put(`{"text":"${'|'.repeat(60)}"}`), 422, /empty/, '/text'],
+    ['of 70000 bytes', put(`{"text":"${'x'.repeat(70000)}"}`), 413, /65536/],
   ]);
   await requests('POST field', wrongFields.map(([name, body, words, pointer]) => [name, post(body), 422, words, pointer]));
   await check('POST field: twenty wrong ones: sixteen are named, the others counted', async () => {
@@ -335,7 +362,7 @@ await group('paths and methods', async () => {
   const wrong = [
     ['PUT', '/v1/sessions'], ['DELETE', '/v1/sessions'], ['PATCH', '/v1/sessions'], ['POST', here], ['PUT', here], ['POST', '/healthz'], ['DELETE', '/openapi.json'], ['POST', '/'],
     ['POST', `${here}/snapshot.jpg`], ['DELETE', `${here}/stream.mjpg`], ['POST', `${here}/stream`], ['PUT', '/viewer/main.js'], ['POST', '/v1/models'], ['PATCH', '/metrics'],
-    ['GET', `${here}/tickets`], ['GET', `${here}/fork`], ['DELETE', `${here}/fork`],
+    ['GET', `${here}/tickets`], ['GET', `${here}/fork`], ['DELETE', `${here}/fork`], ['POST', `${here}/schedule`], ['DELETE', `${here}/schedule`], ['PATCH', `${here}/schedule`],
   ];
   await requests('method', wrong.map(([method, path]) => [`${method} ${path.replace(id, 'ID')}`, request(method, path, method === 'GET' ? {} : { body: ok }), 405, /./]));
   await requests('method', ['FOOBAR', 'TRACE', 'CONNECT', 'get', 'G\x01T', 'M'.repeat(300)].map((m) => [m.slice(0, 20), request(m, '/healthz'), [400, 405, 501], /./]));

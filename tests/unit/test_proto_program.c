@@ -5,7 +5,10 @@
 #include <stdint.h>
 #include <cmocka.h>
 
+#include "proto/json.h"
+#include "proto/openapi.h"
 #include "proto/program.h"
+#include <cjson/cJSON.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -220,6 +223,28 @@ static void the_answer_says_all(void **state) {
     sc_program_release(g);
 }
 
+static double said(cJSON *schemas, const char *schema, const char *field, const char *bound) {
+    cJSON *s = cJSON_GetObjectItemCaseSensitive(schemas, schema);
+    cJSON *b = cJSON_GetObjectItemCaseSensitive(cJSON_GetObjectItemCaseSensitive(cJSON_GetObjectItemCaseSensitive(s, "properties"), field), bound);
+    if (!cJSON_IsNumber(b)) fail_msg("openapi.json has no %s of %s", bound, field);
+    return b->valuedouble;
+}
+
+static void openapi_says_the_same_limits(void **state) {
+    sc_json_error e;
+    cJSON *doc;
+    (void)state;
+    assert_int_equal(sc_json_read(&doc, (const char *)sc_openapi_json, sc_openapi_json_size, 1 << 20, &e), SC_OK);
+    cJSON *schemas = cJSON_GetObjectItemCaseSensitive(cJSON_GetObjectItemCaseSensitive(doc, "components"), "schemas");
+    assert_true(said(schemas, "ScheduleEntry", "at_s", "maximum") == SC_PROGRAM_AT_S_MAX && said(schemas, "ScheduleEntry", "at_s", "minimum") == 0);
+    assert_true(said(schemas, "ScheduleEntry", "for_s", "maximum") == SC_PROGRAM_FOR_S_MAX && said(schemas, "ScheduleEntry", "for_s", "minimum") == 0.001);
+    assert_true(said(schemas, "ScheduleEntry", "for_chunks", "maximum") == SC_PROGRAM_FOR_CHUNKS_MAX);
+    assert_true(said(schemas, "ScheduleEntry", "at_chunk", "maximum") == 9007199254740991.0);
+    assert_true(said(schemas, "ScheduleEntry", "prompt", "maxLength") == SC_PROMPT_TEXT_MAX);
+    assert_true(said(schemas, "ScheduleState", "prompts", "maxItems") == SC_PROGRAM_ENTRIES_MAX);
+    cJSON_Delete(doc);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(a_list_is_read),
@@ -231,6 +256,7 @@ int main(void) {
         cmocka_unit_test(long_prompts_are_exact),
         cmocka_unit_test(same_means_the_same_words_at_the_same_places),
         cmocka_unit_test(the_answer_says_all),
+        cmocka_unit_test(openapi_says_the_same_limits),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -10,6 +10,7 @@
 
 #include "proto/json.h"
 #include "proto/openapi.h"
+#include "proto/program.h"
 #include "proto/requests.h"
 #include <cjson/cJSON.h>
 #include <stdio.h>
@@ -116,8 +117,13 @@ static const struct bad wrong_create[] = {
     {P "\"model\":3}", 0, 422, "/model", "must be a text of 1 to 63 bytes"},
     {P "\"model\":\"\"}", 0, 422, "/model", "found the text \"\""},
     {P "\"model\":\"0123456789012345678901234567890123456789012345678901234567890123\"}", 0, 422, "/model", "found 64 bytes"},
-    {P "\"schedule\":[]}", 0, 422, "/schedule", "not supported in this version"},
-    {P "\"schedule\":\"a[5s] | b\"}", 0, 422, "/schedule", "not supported in this version"},
+    {P "\"schedule\":[]}", 0, 422, "/schedule", "must be an object"},
+    {P "\"schedule\":\"a[5s] | b\"}", 0, 422, "/schedule", "must be an object"},
+    {P "\"schedule\":null}", 0, 422, "/schedule", "must be an object"},
+    {P "\"schedule\":{}}", 0, 422, "/schedule", "one of prompts"},
+    {P "\"schedule\":{\"prompts\":[{\"at_chunk\":-1,\"prompt\":\"a\"}]}}", 0, 422, "/schedule/prompts/0/at_chunk", "found -1"},
+    {P "\"schedule\":{\"text\":\"a | b\"}}", 0, 422, "/schedule/text", "prompt 0 needs a length"},
+    {P "\"schedule\":{\"text\":\"a\"},\"fps\":0}", 0, 422, "/fps", "found 0"},
     {P "\"transition\":\"fade\"}", 0, 422, "/transition", "\"switch\", \"blend\", \"recache\", \"flush\" or \"cut\", found the text \"fade\""},
     {P "\"transition\":\"Cut\"}", 0, 422, "/transition", "found the text \"Cut\""},
     {P "\"transition\":1}", 0, 422, "/transition", "found 1"},
@@ -175,7 +181,11 @@ typedef bool parse_fn(const char *body, size_t n, sc_problem *p);
 
 static bool create(const char *body, size_t n, sc_problem *p) {
     sc_create_request r;
-    return sc_request_create(body, n, &r, p);
+    sc_program *program;
+    bool good = sc_request_create(body, n, &r, &program, p);
+    if (!good) assert_null(program);
+    sc_program_release(program);
+    return good;
 }
 
 static bool patch(const char *body, size_t n, sc_problem *p) {
@@ -244,10 +254,11 @@ static void a_full_session_body_is_read(void **state) {
         " {\"prompt\":\"\\ud83d\\ude00 a b\\n\xc3\xa4\",\"seed\":\"18446744073709551615\",\"model\":\"pocket\",\"transition\":\"recache\","
         "\"fps\":60,\"jpeg_quality\":1,\"lookahead_chunks\":4,\"run_without_viewers\":false,\"idle_timeout_s\":8.64e4}\r\n\t";
     sc_create_request r;
+    sc_program *program;
     sc_problem p;
 
     (void)state;
-    if (!sc_request_create(body, sizeof body - 1, &r, &p)) fail_msg("%s", p.detail);
+    if (!sc_request_create(body, sizeof body - 1, &r, &program, &p)) fail_msg("%s", p.detail);
     assert_string_equal(r.prompt, "\xf0\x9f\x98\x80 a b\n\xc3\xa4");
     assert_int_equal(r.prompt_bytes, 11);
     assert_true(r.has_seed && r.seed == UINT64_MAX);
@@ -264,16 +275,18 @@ static void what_is_not_given_says_so(void **state) {
     static const char body[] = "{\"prompt\":\"a\",\"seed\":9007199254740991}";
     sc_create_request r;
     sc_patch_request q;
+    sc_program *program;
     sc_problem p;
 
     (void)state;
-    assert_true(sc_request_create(body, sizeof body - 1, &r, &p));
+    assert_true(sc_request_create(body, sizeof body - 1, &r, &program, &p));
     assert_int_equal(p.status, 0);
     assert_true(r.seed == 9007199254740991u && r.has_seed);
     assert_string_equal(r.model, "");
     assert_int_equal(r.transition, SC_WIRE_NOT_GIVEN);
     assert_int_equal(r.fps + r.jpeg_quality + r.lookahead_chunks + r.idle_timeout_s, 0);
     assert_int_equal(r.run_without_viewers, -1);
+    assert_null(program);
     assert_true(sc_request_patch("{\"state\":\"paused\"}", 18, &q, &p));
     assert_int_equal(q.state, SC_PATCH_PAUSED);
     assert_false(q.has_prompt);
@@ -323,24 +336,25 @@ static void sizes_are_exact(void **state) {
     size_t cap = SC_BODY_BYTES_MAX + 1;
     char *body = malloc(cap);
     sc_create_request r;
+    sc_program *program;
     sc_problem p;
 
     (void)state;
     assert_non_null(body);
     memset(body, ' ', cap);
     memcpy(body, "{\"prompt\":\"a\"}", 14);
-    assert_true(sc_request_create(body, SC_BODY_BYTES_MAX, &r, &p));
-    assert_false(sc_request_create(body, SC_BODY_BYTES_MAX + 1, &r, &p));
+    assert_true(sc_request_create(body, SC_BODY_BYTES_MAX, &r, &program, &p));
+    assert_false(sc_request_create(body, SC_BODY_BYTES_MAX + 1, &r, &program, &p));
     assert_int_equal(p.status, 413);
     assert_non_null(strstr(p.detail, "65537 bytes, at most 65536"));
 
     memset(body, 'x', cap);
     memcpy(body, "{\"prompt\":\"", 11);
     memcpy(body + 11 + 4096, "\"}", 2);
-    assert_true(sc_request_create(body, 11 + 4096 + 2, &r, &p));
+    assert_true(sc_request_create(body, 11 + 4096 + 2, &r, &program, &p));
     assert_int_equal(r.prompt_bytes, 4096);
     memcpy(body + 11 + 4096, "x\"}", 3);
-    assert_false(sc_request_create(body, 11 + 4096 + 3, &r, &p));
+    assert_false(sc_request_create(body, 11 + 4096 + 3, &r, &program, &p));
     assert_non_null(strstr(p.detail, "found 4097 bytes"));
     free(body);
 }
