@@ -15,6 +15,16 @@ enum { POINTER = 96 };
 static const int64_t CHUNK_MAX = 9007199254740991; /* a double holds it */
 static const uint64_t LENGTH_MIN_US = 1000;
 
+/* What *q says of a part of the body is said in *p, of what stands at `prefix`. */
+static void adopt(sc_problem *p, const char *prefix, const sc_problem *q) {
+    char pointer[POINTER * 2];
+    for (int i = 0; i < q->count; i++) {
+        snprintf(pointer, sizeof pointer, "%s%s", prefix, q->errors[i].pointer);
+        sc_problem_add(p, pointer, "%s", q->errors[i].detail);
+    }
+    p->more += q->more;
+}
+
 /* ---- one entry of a list ---- */
 
 static const cJSON *field(const cJSON *o, const char *name) { return cJSON_GetObjectItemCaseSensitive(o, name); }
@@ -68,7 +78,7 @@ static void read_entry(cJSON *o, sc_program *g, sc_program_entry *e, bool may_en
 }
 
 static void read_list(cJSON *list, const char *prefix, sc_program *g, sc_problem *p) {
-    char pointer[POINTER * 2];
+    char pointer[POINTER];
     uint64_t length = 0;
     int count = cJSON_GetArraySize(list), i = 0;
 
@@ -86,11 +96,8 @@ static void read_list(cJSON *list, const char *prefix, sc_program *g, sc_problem
             sc_problem_add(&q, e->timed ? "/at_s" : "/at_chunk", "must have the same unit as the first entry of a loop");
         if (!q.status && g->loop && i == count - 1 && !length)
             sc_problem_add(&q, e->timed ? "/for_s" : "/for_chunks", "is missing: a loop needs to know how long its last prompt stays");
-        for (int k = 0; k < q.count; k++) {
-            snprintf(pointer, sizeof pointer, "%s/prompts/%d%s", prefix, i, q.errors[k].pointer);
-            sc_problem_add(p, pointer, "%s", q.errors[k].detail);
-        }
-        p->more += q.more;
+        snprintf(pointer, sizeof pointer, "%s/prompts/%d", prefix, i);
+        adopt(p, pointer, &q);
         g->count = i + 1;
     }
     if (p->status || !count) return;
@@ -191,7 +198,7 @@ static size_t room(const cJSON *list, const cJSON *text) {
 bool sc_program_read(struct cJSON *o, const char *prefix, sc_program **out, sc_problem *p) {
     const int before = p->count + p->more;
     cJSON *list = cJSON_DetachItemFromObjectCaseSensitive(o, "prompts"), *text = cJSON_DetachItemFromObjectCaseSensitive(o, "text");
-    char pointer[POINTER * 2];
+    char pointer[POINTER];
     sc_problem q = {0};
     sc_program *g = calloc(1, sizeof *g + room(list, text));
     bool ok = g != NULL;
@@ -204,11 +211,7 @@ bool sc_program_read(struct cJSON *o, const char *prefix, sc_program **out, sc_p
     atomic_init(&g->refs, 1);
     sc_field_bool(o, "loop", &g->loop, &q);
     sc_fields_end(o, "prompts, text, loop", &q);
-    for (int k = 0; k < q.count; k++) {
-        snprintf(pointer, sizeof pointer, "%s%s", prefix, q.errors[k].pointer);
-        sc_problem_add(p, pointer, "%s", q.errors[k].detail);
-    }
-    p->more += q.more;
+    adopt(p, prefix, &q);
     snprintf(pointer, sizeof pointer, "%s/%s", prefix, text ? "text" : "prompts");
     if (!list == !text) sc_problem_add(p, prefix, "must have one of prompts (a list) and text (\"a cat[5s] | a dog\"), found %s", list ? "both" : "none");
     else if (list && !cJSON_IsArray(list)) sc_problem_add(p, pointer, "must be a list of at most %d prompts", SC_PROGRAM_ENTRIES_MAX);
