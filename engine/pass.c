@@ -192,7 +192,7 @@ static sc_status cross_made(const sc_dit *d, sc_work *w, const sc_pass_args *a, 
     return d->dev->ops->cross_attention(d->dev, &c, err);
 }
 
-static bool keys_folded(const sc_cross *x) { return x->stride && x->keys; }
+static bool keys_folded(const sc_cross *x) { return x->keys; }
 
 /* Sequences [first, first + n), whose prompts are folded to one stride (0: not folded): attention, and the product behind it. A fold is a prompt's
  * own, so that each sequence has a product of its own then, always of the same number of rows. */

@@ -184,8 +184,8 @@ static void go_on(sc_engine *e, const story *k, int kind, int way, const uint64_
     sc_session_destroy(fork);
 }
 
-static void with_the_same_seed_and_prompts_a_fork_makes_the_same_frames(void **state) {
-    (void)state;
+/* Of every model, every story with what an undisturbed stream shows. */
+static void tell_all(void (*tell)(sc_engine *e, const story *k, int kind, const uint64_t *want)) {
     for (int kind = 0; kind < KINDS; kind++) {
         if (left_out(kind)) continue;
         print_message("%s\n", kinds[kind]);
@@ -194,41 +194,42 @@ static void with_the_same_seed_and_prompts_a_fork_makes_the_same_frames(void **s
             uint64_t want[CHUNKS];
             if (!told(kind, i)) continue;
             undisturbed(e, &stories[i], want);
-            for (int way = alone(kind) ? ONE_BY_ONE : TOGETHER; way < WAYS; way++) go_on(e, &stories[i], kind, way, want);
+            tell(e, &stories[i], kind, want);
         }
         for (int i = 0; i < PLACES; i++) assert_false(e->taken[i]);
         sc_engine_close(e);
     }
 }
 
+static void every_way(sc_engine *e, const story *k, int kind, const uint64_t *want) {
+    for (int way = alone(kind) ? ONE_BY_ONE : TOGETHER; way < WAYS; way++) go_on(e, k, kind, way, want);
+}
+
+static void with_the_same_seed_and_prompts_a_fork_makes_the_same_frames(void **state) {
+    (void)state;
+    tell_all(every_way);
+}
+
 /* ---- other seeds, other prompts ----------------------------------------------------------------------------------------- */
+
+static void part(sc_engine *e, const story *k, int kind, const uint64_t *want) {
+    sc_session *s[3] = {until_fork(e, k, want)};
+    s[1] = fork_of(s[0], s[0]->seed + 1);
+    s[2] = fork_of(s[0], s[0]->seed);
+    tiny_prompt(s[2], "a green bird in the desert", 9, SC_SWITCH, 0);
+    for (int c = k->fork_at; c < CHUNKS; c++) {
+        prompts_of(k, s[0]);
+        for (int n = 0; n < 3; n += alone(kind) ? 1 : 3) chunk_of(s + n, alone(kind) ? 1 : 3);
+        expect(k, kind, "the source", s[0], want[c]);
+        if (hash_of(s[1]) == want[c] || hash_of(s[2]) == want[c]) fail_msg("%s, %s: chunk %d is like the source's", kinds[kind], k->what, c);
+        if (c == k->fork_at) assert_true(s[2]->newest.first_of_prompt && s[2]->newest.prompt_seq == 9);
+    }
+    for (int n = 0; n < 3; n++) sc_session_destroy(s[n]);
+}
 
 static void another_seed_or_prompt_makes_other_frames_and_leaves_the_source_alone(void **state) {
     (void)state;
-    for (int kind = 0; kind < KINDS; kind++) {
-        if (left_out(kind)) continue;
-        print_message("%s\n", kinds[kind]);
-        sc_engine *e = open_kind(kind);
-        for (int i = 0; i < STORIES; i++) {
-            const story *k = &stories[i];
-            uint64_t want[CHUNKS];
-            if (!told(kind, i)) continue;
-            undisturbed(e, k, want);
-            sc_session *s[3] = {until_fork(e, k, want)};
-            s[1] = fork_of(s[0], s[0]->seed + 1);
-            s[2] = fork_of(s[0], s[0]->seed);
-            tiny_prompt(s[2], "a green bird in the desert", 9, SC_SWITCH, 0);
-            for (int c = k->fork_at; c < CHUNKS; c++) {
-                prompts_of(k, s[0]);
-                for (int n = 0; n < 3; n += alone(kind) ? 1 : 3) chunk_of(s + n, alone(kind) ? 1 : 3);
-                expect(k, kind, "the source", s[0], want[c]);
-                if (hash_of(s[1]) == want[c] || hash_of(s[2]) == want[c]) fail_msg("%s, %s: chunk %d is like the source's", kinds[kind], k->what, c);
-                if (c == k->fork_at) assert_true(s[2]->newest.first_of_prompt && s[2]->newest.prompt_seq == 9);
-            }
-            for (int n = 0; n < 3; n++) sc_session_destroy(s[n]);
-        }
-        sc_engine_close(e);
-    }
+    tell_all(part);
 }
 
 /* ---- refusals ----------------------------------------------------------------------------------------------------------- */
