@@ -9,10 +9,10 @@
  * the fastest passes against the fastest sgemm, errs the other way and is printed beside it.
  *
  * On a GPU a pass only launches, so each is followed by a wait that counts to it. A daemon waits once a chunk, for its frames, and asks for the
- * clean pass before: so are the two last rows made, "to frames" from an idle card to the frames of a chunk on the host, "streamed" from chunk
- * to chunk of a stream that never pauses. --shape makes a
- * model directory of random weights in $TMPDIR (/tmp), which is removed as soon as it is open. --sessions runs that many streams whose
- * passes are batched: times are of the whole batch. */
+ * clean pass before: so are the three last rows made. "to frames": from the end of a chunk to the frames of the next on the host; "live": the same when
+ * a chunk is asked for only as often as a viewer plays one, the card idle between them; "streamed": from chunk to chunk of a stream that never pauses.
+ * --shape makes a model directory of random weights in $TMPDIR (/tmp), which is removed as soon as it is open. --sessions runs that many streams
+ * whose passes are batched: times are of the whole batch. */
 #include "base/clock.h"
 #include "base/progress.h"
 #include "cli/bench_count.h"
@@ -33,9 +33,9 @@ enum { SESSIONS_MAX = 8, BURST = 24, BURST_WARM = 4, PAUSE_MS = 60 };
 static const char prompt[] = "two yellow birds flying left over the sea at sunset";
 
 typedef struct { double *x; size_t n, room; } samples;
-typedef enum { TEXT, DENOISE, DECODE, CLEAN, JPEG, CHUNK, FRAMES, STREAMED, STAGES } stage;
-static const char *const stage_names[STAGES] = {"text encode", "denoise pass", "decode", "clean pass", "jpeg", "chunk", "to frames", "streamed"};
-static const char *const stage_keys[STAGES] = {"text_encode", "denoise_pass", "decode", "clean_pass", "jpeg", "chunk", "to_frames", "streamed"};
+typedef enum { TEXT, DENOISE, DECODE, CLEAN, JPEG, CHUNK, FRAMES, LIVE, STREAMED, STAGES } stage;
+static const char *const stage_names[STAGES] = {"text encode", "denoise pass", "decode", "clean pass", "jpeg", "chunk", "to frames", "live", "streamed"};
+static const char *const stage_keys[STAGES] = {"text_encode", "denoise_pass", "decode", "clean_pass", "jpeg", "chunk", "to_frames", "live", "streamed"};
 
 typedef struct {
     const sc_cli *cli;
@@ -127,12 +127,20 @@ static sc_status ask_chunk(bench *b, sc_error *err) {
     return wait_frames(b, err);
 }
 
-/* One of the two last rows. */
+static void sleep_until(uint64_t ns) {
+    const uint64_t now = sc_now_ns();
+    if (now >= ns) return;
+    nanosleep(&(struct timespec){.tv_sec = (time_t)((ns - now) / 1000000000), .tv_nsec = (long)((ns - now) % 1000000000)}, NULL);
+}
+
+/* One of the three last rows. */
 static sc_status ask_chunks(bench *b, stage s, sc_error *err) {
     sc_device *dev = b->engine->dev;
+    const uint64_t begin = sc_now_ns();
     sc_status rc = SC_OK;
     for (int i = 0; !rc && i < b->cli->chunks; i++) {
-        if (s == FRAMES && (rc = dev->ops->sync(dev, err))) break; /* from an idle card */
+        if (s != STREAMED && (rc = dev->ops->sync(dev, err))) break; /* the clean pass before is over */
+        if (s == LIVE) sleep_until(begin + (uint64_t)((i + 1) * 1e9 * b->model.frames_chunk / b->model.fps));
         const uint64_t start = sc_now_ns();
         if (!(rc = ask_chunk(b, err))) add(&b->time[s], seconds_since(start));
     }
@@ -226,8 +234,10 @@ static sc_status measure(bench *b, sc_error *err) {
         if (b->jpeg && (rc = encode_frames(b, err))) return rc;
         if (i == 0) count(b);
     }
-    /* Where calls do not run ahead these two would be the chunk's row again. */
-    if (b->model.behind && ((rc = ask_chunks(b, FRAMES, err)) || (rc = ask_chunks(b, STREAMED, err)))) return rc;
+    /* Where calls do not run ahead these would be the chunk's row again. */
+    if (b->model.behind)
+        for (stage s = FRAMES; s <= STREAMED; s++)
+            if ((rc = ask_chunks(b, s, err))) return rc;
     b->end_kib = resident_kib();
     return SC_OK;
 }
