@@ -56,29 +56,34 @@ struct piece {
 /* The pieces of this CTA, one after another. Producer, scouts and consumers each walk their own copy. */
 struct walk {
     int wave;
-    int64_t at, end;
+    int64_t at, end; /* costs of the tail */
     __device__ explicit walk(const sc_att_params &p) : wave(0), at(0), end(0) {
         if ((int)blockIdx.x < p.tail_ctas) at = att_tail_begin(p, blockIdx.x), end = att_tail_begin(p, blockIdx.x + 1);
     }
     __device__ bool next(const sc_att_params &p, piece *out) {
-        int item, begin = 0;
-        int64_t left = INT64_MAX;
-        if (wave < p.waves && wave * p.ctas + (int)blockIdx.x < p.items) {
-            item = wave++ * p.ctas + (int)blockIdx.x;
-        } else if (at < end) {
-            att_locate(p, at, &item, &begin);
-            left = end - at;
-        } else return false;
-        out->item = item;
-        out->seq = item / (p.heads * p.groups);
+        int item, begin = 0, end_step;
+        const bool whole = wave < p.waves && wave * p.ctas + (int)blockIdx.x < p.items;
+        if (whole) item = wave++ * p.ctas + (int)blockIdx.x;
+        do {
+            int inside = 0;
+            if (!whole) {
+                if (at >= end) return false;
+                att_locate(p, at, &item, &inside);
+            }
+            out->seq = item / (p.heads * p.groups);
+            const int cost = att_item_cost(p.seq[out->seq]);
+            const int until = whole || end - at >= cost - inside ? cost : inside + (int)(end - at);
+            begin = att_step_at(p.seq[out->seq], inside);
+            end_step = att_step_at(p.seq[out->seq], until);
+            if (!whole) at += until - inside;
+        } while (begin == end_step); /* a range may end within an item's first step */
         const int rest = item - out->seq * p.heads * p.groups, n = p.seq[out->seq].count, planned = __ldg(p.plan_count + item);
-        const int end = left < n - begin ? begin + (int)left : n;
+        out->item = item;
         out->head = rest / p.groups;
         out->group = rest - out->head * p.groups;
         out->begin = att_plan_place(p.seq[out->seq], begin, planned);
-        out->end = att_plan_place(p.seq[out->seq], end, planned);
-        out->slot = end - begin == n ? -1 : 2 * (int)blockIdx.x + (begin == 0);
-        if (left != INT64_MAX) at += end - begin;
+        out->end = att_plan_place(p.seq[out->seq], end_step, planned);
+        out->slot = end_step - begin == n ? -1 : 2 * (int)blockIdx.x + (begin == 0);
         return true;
     }
 };
