@@ -10,38 +10,58 @@ enum { GROUP = SC_ATT_GROUP, PLAN_THREADS = 256 };
 
 /* ---- plans -------------------------------------------------------------------------------------------------------------- */
 
-/* One CTA an item. A byte a slot collects the bits of the blocks whose lists name it; the slots with a bit are then written in
- * order, which is that of age. */
-__global__ static void __launch_bounds__(PLAN_THREADS) attention_plan_kernel(const __grid_constant__ sc_att_params p) {
-    extern __shared__ unsigned char bits[];
+/* One CTA an item. Each of its blocks has a set of slots, a bit each, in which its list is marked; of every eight slots a thread unites the sets and
+ * writes those that are in any, in order, which is that of age. */
+__global__ static void __launch_bounds__(PLAN_THREADS) attention_plan_kernel(const __grid_constant__ sc_att_params p, int words) {
+    extern __shared__ uint32_t sets[]; /* [GROUP][words] */
     __shared__ int warp_count[PLAN_THREADS / 32];
-    sc::stream_order();
-    const int item = blockIdx.x, s = item / (p.heads * p.groups), head = item / p.groups % p.heads, group = item % p.groups, tid = threadIdx.x;
+    const int item = blockIdx.x, s = item / (p.heads * p.groups), head = item / p.groups % p.heads, group = item % p.groups, tid = threadIdx.x, lane = tid & 31;
     const sc_att_seq &seq = p.seq[s];
-    const int members = min(GROUP, p.blocks - group * GROUP), end = seq.window_base + seq.window, columns = seq.persistent + seq.window;
-    for (int i = tid; i < end; i += PLAN_THREADS) bits[i] = p.list ? 0 : (1 << members) - 1;
+    const int members = min(GROUP, p.blocks - group * GROUP), end = seq.window_base + seq.window;
+    for (int i = tid; i < GROUP * words; i += PLAN_THREADS) sets[i] = 0;
     __syncthreads();
-    for (int m = 0; p.list && m < members; m++) {
-        const int32_t *list = p.list + ((size_t)(s * p.heads + head) * p.blocks + group * GROUP + m) * p.list_stride;
-        for (int i = tid; i < seq.count; i += PLAN_THREADS) bits[list[i]] |= 1 << m;
-        __syncthreads();
+    sc::stream_order();
+    if (p.list) {
+        const int32_t *list = p.list + ((size_t)(s * p.heads + head) * p.blocks + group * GROUP) * p.list_stride;
+#pragma unroll 4
+        for (int i = tid; i < members * seq.count; i += PLAN_THREADS) {
+            const int m = i / seq.count, slot = list[(size_t)m * p.list_stride + i - m * seq.count];
+            atomicOr(&sets[m * words + slot / 32], 1u << slot % 32);
+        }
+    } else {
+        for (int i = tid; i < end; i += PLAN_THREADS)
+            for (int m = 0; m < members && (i < seq.persistent || i >= seq.window_base); m++) atomicOr(&sets[m * words + i / 32], 1u << i % 32);
     }
+    __syncthreads();
     int32_t *plan = p.plan + (size_t)item * p.plan_stride;
     int n = 0;
-    for (int base = 0; base < columns; base += PLAN_THREADS) {
-        const int column = base + tid, slot = column < seq.persistent ? column : seq.window_base + column - seq.persistent;
-        const int b = column < columns ? bits[slot] : 0;
-        const unsigned votes = __ballot_sync(~0u, b != 0);
-        if ((tid & 31) == 0) warp_count[tid >> 5] = __popc(votes);
+    for (int base = 0; base < words * 4; base += PLAN_THREADS) {
+        const int first = (base + tid) * 8;
+        uint32_t set[GROUP], any = 0;
+#pragma unroll
+        for (int m = 0; m < GROUP; m++) any |= set[m] = first < words * 32 ? sets[m * words + first / 32] >> first % 32 & 0xff : 0;
+        int up_to = __popc(any); /* of this lane and those before */
+#pragma unroll
+        for (int d = 1; d < 32; d *= 2) {
+            const int x = __shfl_up_sync(~0u, up_to, d);
+            if (lane >= d) up_to += x;
+        }
+        if (lane == 31) warp_count[tid >> 5] = up_to;
         __syncthreads();
-        int before = n + __popc(votes & ((1u << (tid & 31)) - 1));
+        int at = n + up_to - __popc(any);
 #pragma unroll
         for (int w = 0; w < PLAN_THREADS / 32; w++) {
-            if (w < tid >> 5) before += warp_count[w];
+            if (w < tid >> 5) at += warp_count[w];
             n += warp_count[w];
         }
-        if (b) plan[before] = slot << GROUP | b;
-        __syncthreads();
+        for (; any; any &= any - 1) {
+            const int bit = __ffs(any) - 1;
+            int keeps = 0;
+#pragma unroll
+            for (int m = 0; m < GROUP; m++) keeps |= (int)(set[m] >> bit & 1) << m;
+            plan[at++] = (first + bit) << GROUP | keeps;
+        }
+        __syncthreads(); /* warp_count is read */
     }
     if (tid == 0) p.plan_count[item] = n;
 }
@@ -53,7 +73,8 @@ void sc_cuda_attention_plan(struct sc_cuda *dev, const sc_att_params *p) {
         slots = slots > end ? slots : end;
     }
     assert(slots <= SC_ATT_SLOTS_MAX);
-    sc::launch(dev, attention_plan_kernel, dim3((unsigned)p->items), PLAN_THREADS, (size_t)slots, 0, *p);
+    const int words = (slots + 31) / 32;
+    sc::launch(dev, attention_plan_kernel, dim3((unsigned)p->items), PLAN_THREADS, (size_t)words * GROUP * 4, 0, *p, words);
 }
 
 /* ---- the cut ------------------------------------------------------------------------------------------------------------ */
