@@ -35,6 +35,7 @@ int sc_cmd_inspect(const sc_cli *cli);
 int sc_cmd_check(const sc_cli *cli);
 int sc_cmd_vectors(const sc_cli *cli);
 int sc_cmd_bench(const sc_cli *cli);
+int sc_cmd_replay(const sc_cli *cli);
 
 /* Say on stderr what could not be opened; the exit code that fits. */
 int sc_cli_cannot_open(const sc_error *err);

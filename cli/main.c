@@ -16,7 +16,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { GENERATE = 1, INSPECT = 2, VECTORS = 4, BENCH = 8, CHECK = 16, ANY = 31, MANY = 1 << 20 };
+enum { GENERATE = 1, INSPECT = 2, VECTORS = 4, BENCH = 8, CHECK = 16, REPLAY = 32, ANY = 63, MANY = 1 << 20 };
 
 static const struct command {
     const char *name;
@@ -38,6 +38,11 @@ static const struct command {
      "not even one session fits.\n"},
     {"vectors", VECTORS, sc_cmd_vectors, 1, MANY, "FILE...", "run golden vectors and compare every output",
      "Exit code 1 when an output is outside its tolerance, 2 when a file cannot be run.\n"},
+    {"replay", REPLAY, sc_cmd_replay, 1, 1, "FILE", "make the stream of a session's log again and compare it",
+     "FILE is what GET /v1/sessions/{id}/log answers, or - for standard input:\n"
+     "  curl -s localhost:8080/v1/sessions/$ID/log | sparsecast replay -\n"
+     "Model (models/NAME), device and memory are the log's, unless other ones are given. Exit code 1 when a chunk has other frames: the first one\n"
+     "is named, and whether the log is of another machine. 2 when the log cannot be read, with the line.\n"},
     {"bench", BENCH, sc_cmd_bench, 0, 0, "", "time the stages of a chunk",
      "Runs chunks with a full window. With --device cpu and libopenblas.so.0 at hand it also prints chunk time over what the chunk's\n"
      "products and convolutions would take at the rate of OpenBLAS's sgemm (480 x 1024 x 384, all cores), measured between the chunks.\n"}};
@@ -65,11 +70,11 @@ static const struct option {
     {"sessions", 0, WHOLE, BENCH | CHECK, offsetof(sc_cli, sessions), 1, 8, "N", "sessions that share each pass (1)"},
     {"json", 0, FLAG, BENCH, offsetof(sc_cli, json), 0, 0, NULL, "print one JSON object"},
     {"tensors", 0, FLAG, INSPECT, offsetof(sc_cli, tensors), 0, 0, NULL, "list every tensor"},
-    {"model", 'm', TEXT, GENERATE | BENCH | VECTORS, offsetof(sc_cli, model), 0, 0, "DIR", "model directory (models/pocket)"},
-    {"memory", 0, CHOICE, GENERATE | BENCH | INSPECT | CHECK, offsetof(sc_cli, memory), 0, 0, "pbsa|window|dense", "instead of the model's own"},
-    {"device", 'd', CHOICE, GENERATE | BENCH | VECTORS | CHECK, offsetof(sc_cli, device), 0, 0, "cpu|twin|cuda", "what computes (cpu)"},
-    {"text-device", 0, CHOICE, GENERATE | BENCH, offsetof(sc_cli, text_device), 0, 0, "cpu|twin|cuda", "where the text encoder runs (as --device)"},
-    {"threads", 0, WHOLE, GENERATE | BENCH | VECTORS | CHECK, offsetof(sc_cli, threads), 1, 1024, "N", "CPU threads (one a core)"},
+    {"model", 'm', TEXT, GENERATE | BENCH | VECTORS | REPLAY, offsetof(sc_cli, model), 0, 0, "DIR", "model directory (models/pocket)"},
+    {"memory", 0, CHOICE, GENERATE | BENCH | INSPECT | CHECK | REPLAY, offsetof(sc_cli, memory), 0, 0, "pbsa|window|dense", "instead of the model's own"},
+    {"device", 'd', CHOICE, GENERATE | BENCH | VECTORS | CHECK | REPLAY, offsetof(sc_cli, device), 0, 0, "cpu|twin|cuda", "what computes (cpu)"},
+    {"text-device", 0, CHOICE, GENERATE | BENCH | REPLAY, offsetof(sc_cli, text_device), 0, 0, "cpu|twin|cuda", "where the text encoder runs (as --device)"},
+    {"threads", 0, WHOLE, GENERATE | BENCH | VECTORS | CHECK | REPLAY, offsetof(sc_cli, threads), 1, 1024, "N", "CPU threads (one a core)"},
     {"help", 'h', FLAG, ANY, 0, 0, 0, NULL, "this text"}};
 enum { COMMANDS = sizeof commands / sizeof *commands, OPTIONS = sizeof options / sizeof *options };
 
@@ -243,6 +248,7 @@ int main(int argc, char **argv) {
     for (int i = 0; i < COMMANDS; i++) if (!strcmp(argv[1], commands[i].name)) c = &commands[i];
     if (!c) return sc_cli_wrong_use("no command %s (sparsecast --help lists them)", argv[1]);
     if (!(cli.arg = calloc((size_t)argc, sizeof *cli.arg))) { fputs("sparsecast: out of memory\n", stderr); return SC_EXIT_FAULT; }
+    if (c->bit == REPLAY) cli.model = cli.device = NULL; /* the log's */
     rc = parse(&cli, c, argv + 2, &asked);
     if (!rc && asked) help_command(c);
     else if (!rc && cli.args < c->args_min) rc = sc_cli_wrong_use("%s: %s is missing (sparsecast %s --help)", c->name, c->words, c->name);

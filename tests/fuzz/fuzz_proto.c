@@ -1,9 +1,11 @@
-/* fuzz_proto.c - libFuzzer over everything in proto/ that reads bytes of strangers.
+/* fuzz_proto.c - libFuzzer over everything in proto/ that reads bytes of strangers, and over logs to be replayed.
  *
  * The first byte picks the reader. Whatever is refused must give a problem document that is JSON; whatever is accepted must hold its
  * promises (sizes, ranges, UTF-8). tests/fuzz/run.sh builds and runs it. */
+#include "cli/replay_plan.h"
 #include "proto/frame_header.h"
 #include "proto/json.h"
+#include "proto/log_line.h"
 #include "proto/messages.h"
 #include "proto/program.h"
 #include "proto/requests.h"
@@ -52,12 +54,38 @@ static void holds(const sc_program *g) {
     free(text);
 }
 
+static void comes_back(const sc_log_line *l) {
+    static sc_log_line again;
+    sc_problem problem;
+    sc_json_out o;
+    size_t n;
+
+    sc_json_out_grow(&o);
+    sc_log_line_write(&o, l);
+    char *text = sc_json_out_take(&o, &n);
+    check(text && !memchr(text, '\n', n) && sc_log_line_read(text, n, &again, &problem) && !memcmp(l, &again, sizeof again));
+    free(text);
+}
+
+static void log_of_lines(const char *text, size_t n) {
+    sc_replay_plan p;
+    sc_error err;
+
+    if (sc_replay_plan_read(&p, text, n, &err)) {
+        check(err.text[0] && !p.step);
+        return;
+    }
+    check(p.end >= 1 && p.end <= p.count && p.step[p.end - 1].kind == SC_LINE_CHUNK && p.compared <= p.chunks && p.step[p.end - 1].chunk + 1 == p.chunks);
+    sc_replay_plan_free(&p);
+}
+
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     static sc_create_request create;
     static sc_patch_request patch;
     static sc_fork_request fork;
     static sc_client_message message;
     static char out[SC_SERVER_MESSAGE_MAX];
+    static sc_log_line line;
     sc_frame_header header;
     sc_problem problem;
     sc_program *program;
@@ -65,7 +93,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
 
     if (size == 0) return 0;
     size--;
-    switch (data[0] % 6) {
+    switch (data[0] % 8) {
     case 0:
         if (!sc_request_create(text, size, &create, &program, &problem)) {
             check(!program);
@@ -108,6 +136,11 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
         holds(program);
         sc_program_release(program);
         break;
+    case 6:
+        if (!sc_log_line_read(text, size, &line, &problem)) refused(&problem);
+        else comes_back(&line);
+        break;
+    case 7: log_of_lines(text, size); break;
     }
     return 0;
 }

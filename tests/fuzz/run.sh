@@ -4,14 +4,17 @@
 # The corpus of the importer's fuzzers is made by the tests' own generator of checkpoints (test_import_fuzz --seeds); what a run adds to it stays in
 # BUILD/fuzz, so that the next one goes on from there. The random numbers begin the same each time. What fails is kept as BUILD/fuzz/NAME-crash-*.
 set -u
+n=0
 cd "$(dirname "$0")/../.."
 build=$(realpath "$1") seconds=${2:-60}
 dir=$build/fuzz
 cxx="clang -g -O1 -D_GNU_SOURCE -fsanitize=fuzzer,address,undefined -fno-sanitize-recover=undefined -I."
 import="import/source.c import/zip.c import/pickle.c import/names.c import/family.c engine/safetensors.c engine/json_strict.c base/name_distance.c base/status.c"
-proto="proto/frame_header.c proto/json.c proto/json_out.c proto/fields.c proto/requests.c proto/program.c proto/messages.c proto/problem.c base/status.c"
+proto="proto/frame_header.c proto/json.c proto/json_out.c proto/fields.c proto/requests.c proto/program.c proto/messages.c proto/problem.c proto/session_json.c proto/log_line.c cli/replay_plan.c base/status.c"
 
 mkdir -p "$dir"/seeds/{pickle,zip,checkpoint,proto}
+{ printf '\7'; cat tests/fuzz/session.jsonl; } >"$dir/seeds/proto/session-log" # whole, and its lines one by one
+while read -r line; do printf '\6%s' "$line" >"$dir/seeds/proto/log-line-$((n += 1))"; done <tests/fuzz/session.jsonl
 "$build/tests/unit/test_import_fuzz" --seeds "$dir/seeds" || exit 1
 compile() { $cxx -o "$dir/$1" "tests/fuzz/fuzz_$1.c" $2 -lcjson -lm || { echo "FAIL $1: does not compile"; exit 1; }; } # shellcheck disable=SC2086
 compile pickle "import/pickle.c base/status.c" && compile zip "import/zip.c base/status.c" && compile checkpoint "$import" && compile proto "$proto" || exit 1
@@ -28,7 +31,7 @@ one pickle 4096 tests/fuzz/pickle.dict & a=$!
 one zip 4096 "" & b=$!
 finish pickle $a; finish zip $b
 one checkpoint 8192 tests/fuzz/pickle.dict & a=$!
-one proto 512 tests/fuzz/proto.dict & b=$!
+one proto 2048 tests/fuzz/proto.dict & b=$!
 finish checkpoint $a; finish proto $b
 echo "$((4 - failed)) fuzzers passed, $failed failed"
 [ "$failed" -eq 0 ]

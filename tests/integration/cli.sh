@@ -38,7 +38,7 @@ make_film() { "$sc" generate --model "$model" "$@" 2>"$work/said"; }
 run 'no command' 2 'sparsecast generate' "$sc"
 run 'unknown command' 2 'no command paint' "$sc" paint
 run 'help' 0 'sparsecast vectors' "$sc" --help
-for c in generate inspect vectors bench; do run "$c --help" 0 "usage: sparsecast $c" "$sc" $c --help; done
+for c in generate inspect vectors bench replay; do run "$c --help" 0 "usage: sparsecast $c" "$sc" $c --help; done
 run 'unknown option' 2 'no option --colour' "$sc" generate --colour red
 run 'option of another command' 2 'no option --seed' "$sc" bench --seed 1
 run 'option without its value' 2 '--seed needs a value' "$sc" generate --seed
@@ -163,6 +163,16 @@ bad_config 'no such file' 'missing.safetensors: No such file' 's/tae.safetensors
 bad_config 'a path out' 'decoder.file' 's,tae.safetensors,../tae.safetensors,'
 bad_config 'half of it' 'config.json' '10,$d'
 bad_config 'unknown memory' 'memory.kind' 's/"pbsa"/"elephant"/'
+
+# ---- replay (whole streams: log.mjs) ----
+run 'replay: no file' 2 'is missing' "$sc" replay
+run 'replay: nothing there' 70 'No such file' "$sc" replay "$work/none.log"
+run 'replay: a folder' 70 'Is a directory' "$sc" replay "$work"
+run 'replay: standard input, empty' 2 'standard input: it is empty' "$sc" replay -
+run 'replay: a picture' 2 'line 1: the line is not JSON' "$sc" replay "$work/a/frame-000000.jpg"
+run 'replay: a log of another model' 78 'models/m/config.json: No such file' "$sc" replay tests/fuzz/session.jsonl
+run 'replay: another model' 78 'the log is of model m with digest 001122334455..., models/pocket is pocket' "$sc" replay --model "$model" tests/fuzz/session.jsonl
+run 'replay: lines are missing' 2 'lines.log: line 4: event 5 behind event 3' bash -c "sed 4d tests/fuzz/session.jsonl >'$work/lines.log'; '$sc' replay '$work/lines.log'"
 
 # ---- golden vectors ----
 run 'vectors: no file' 2 'is missing' "$sc" vectors
