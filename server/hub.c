@@ -42,6 +42,7 @@ struct sc_channel {
     atomic_uint waiting_notes;
     sc_facts facts;
     sc_program *program;
+    sc_session_log *log;        /* never another one; has a lock of its own */
     sc_window encode;
     struct note notes[SC_CHANNEL_NOTES];
 };
@@ -103,9 +104,13 @@ void sc_hub_say(sc_hub *h, sc_channel *c, uint64_t viewer, bool all_but, const c
     say(c, viewer, all_but, text, n);
 }
 
-sc_channel *sc_channel_create(sc_hub *h, const char *id, int fps, int frames_max, const sc_facts *facts, uint64_t now_ns) {
+sc_channel *sc_channel_create(sc_hub *h, const char *id, int fps, int frames_max, const sc_facts *facts, sc_session_log *log, uint64_t now_ns) {
     sc_channel *c = calloc(1, sizeof *c);
-    if (!c) return NULL;
+    if (!c) {
+        sc_session_log_destroy(log);
+        return NULL;
+    }
+    c->log = log;
     atomic_init(&c->refs, 2); /* the hub's and the caller's */
     c->hub = h;
     memcpy(c->id, id, strnlen(id, SC_ID_CHARS));
@@ -118,7 +123,11 @@ sc_channel *sc_channel_create(sc_hub *h, const char *id, int fps, int frames_max
     bool fits = h->count < HUB_CHANNELS;
     if (fits) h->channels[h->count++] = c;
     pthread_mutex_unlock(&h->lock);
-    if (!fits) { free(c); return NULL; }
+    if (!fits) {
+        sc_session_log_destroy(log);
+        free(c);
+        return NULL;
+    }
     SC_COUNT(sessions, 1);
     return c;
 }
@@ -134,6 +143,7 @@ void sc_channel_release(sc_channel *c) {
     sc_frame_release(c->newest);
     for (int i = 0; i < SC_CHANNEL_NOTES; i++) free(c->notes[i].text);
     sc_program_release(c->program);
+    sc_session_log_destroy(c->log);
     free(c);
 }
 
@@ -174,6 +184,7 @@ void sc_channel_close(sc_channel *c, int code, const char *reason) {
     if (h->on.closed) h->on.closed(h->on.ctx, c, code, reason);
     if (h->on.shown) h->on.shown(h->on.http_ctx, c, UINT32_MAX);
     if (h->on.released) h->on.released(h->on.http_ctx, c);
+    if (h->on.logged) h->on.logged(h->on.http_ctx, c);
     sc_channel_release(c);
 }
 
@@ -213,6 +224,13 @@ sc_program *sc_channel_program(sc_channel *c, sc_facts *facts) {
     *facts = c->facts;
     pthread_mutex_unlock(&c->hub->lock);
     return program;
+}
+
+sc_session_log *sc_channel_log(const sc_channel *c) { return c->log; }
+
+void sc_channel_record(sc_channel *c, const sc_log_line *line) {
+    sc_session_log_add(c->log, line);
+    if (c->hub->on.logged) c->hub->on.logged(c->hub->on.http_ctx, c);
 }
 
 static bool playing(const sc_channel *c) { return !c->closed && !c->paused && (c->viewers > 0 || c->run_alone); }

@@ -20,6 +20,7 @@
 #include "proto/session_json.h"
 #include "server/plan.h"
 #include "server/program.h"
+#include "server/session_log.h"
 #include <stdatomic.h>
 #include <stdbool.h>
 #include <stddef.h>
@@ -86,14 +87,16 @@ typedef struct {
     void *http_ctx;
     void (*released)(void *http_ctx, sc_channel *c);  /* a new newest frame, or the end */
     void (*shown)(void *http_ctx, sc_channel *c, uint32_t seq); /* prompts up to seq were seen; UINT32_MAX: never more */
+    void (*logged)(void *http_ctx, sc_channel *c);    /* its log has a new event, or the session is gone */
 } sc_hub_listener;
 
 sc_hub *sc_hub_create(void);
 void sc_hub_destroy(sc_hub *hub);                        /* all channels are gone by then */
 void sc_hub_listen(sc_hub *hub, const sc_hub_listener *l); /* before any thread runs */
 
-/* Takes part in lookups from now on. frames_max: room of the queue. NULL: out of memory. One reference is the caller's. */
-sc_channel *sc_channel_create(sc_hub *hub, const char *id, int fps, int frames_max, const sc_facts *facts, uint64_t now_ns);
+/* Takes part in lookups from now on. frames_max: room of the queue. NULL: out of memory. One reference is the caller's. log: moved, also when this
+ * fails; NULL where nothing will ask for it. */
+sc_channel *sc_channel_create(sc_hub *hub, const char *id, int fps, int frames_max, const sc_facts *facts, sc_session_log *log, uint64_t now_ns);
 sc_channel *sc_channel_retain(sc_channel *c);
 void sc_channel_release(sc_channel *c);
 const char *sc_channel_id(const sc_channel *c);
@@ -110,6 +113,9 @@ void sc_channel_publish(sc_channel *c, const sc_facts *facts);
 /* Another schedule (NULL: none), together with the facts of it. Shared. */
 void sc_channel_set_program(sc_channel *c, sc_program *program, const sc_facts *facts);
 sc_program *sc_channel_program(sc_channel *c, sc_facts *facts); /* retained, and the facts that go with it */
+/* What is written down of it, as long as the channel is there. Adding to it is for the engine thread, through sc_channel_record. */
+sc_session_log *sc_channel_log(const sc_channel *c);
+void sc_channel_record(sc_channel *c, const sc_log_line *line);
 /* A copy, with what the hub itself knows. frame < 0: none shown yet. */
 typedef struct {
     sc_facts facts;

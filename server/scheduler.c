@@ -1,5 +1,5 @@
 /* scheduler.c - see scheduler.h. What is planned is decided in plan.c; what runs next in scheduler_passes.c; how sessions begin stands in
- * scheduler_begin.c, their schedules in scheduler_program.c; here are the thread, its commands and the rest of a session's life. */
+ * scheduler_begin.c, their schedules in scheduler_program.c, their logs in scheduler_log.c; here are the thread, its commands and the rest of a session's life. */
 #include "server/scheduler_internal.h"
 #include "base/clock.h"
 #include "base/log.h"
@@ -9,7 +9,6 @@
 #include <string.h>
 #include <time.h>
 
-enum { BLEND_CHUNKS = 4 };
 static const uint64_t NAP_NS = 500000000;
 
 static_assert((int)SC_WIRE_SWITCH == (int)SC_SWITCH && (int)SC_WIRE_CUT == (int)SC_CUT, "transitions are cast");
@@ -56,7 +55,10 @@ void sc_scheduler_free_stream(struct stream *t) {
 }
 
 void sc_scheduler_end_session(sc_scheduler *s, struct stream *t, int code, const char *reason) {
-    if (t->facts.state != SC_STATE_FAILED) sc_scheduler_set_state(t, SC_STATE_ENDED, reason);
+    if (t->facts.state != SC_STATE_FAILED) {
+        sc_scheduler_set_state(t, SC_STATE_ENDED, reason);
+        sc_scheduler_log_end(t);
+    }
     for (int i = 0; i < s->n; i++) {
         if (s->streams[i] != t) continue;
         memmove(&s->streams[i], &s->streams[i + 1], sizeof *s->streams * (size_t)(s->n - i - 1));
@@ -75,6 +77,7 @@ void sc_scheduler_fail_session(struct stream *t, const sc_error *err) {
     sc_log(SC_LOG_ERROR, "session", "id=%s failed: %s", sc_channel_id(t->channel), err->text);
     SC_COUNT(sessions_failed, 1);
     sc_scheduler_set_state(t, SC_STATE_FAILED, "the engine could not go on with this session");
+    sc_scheduler_log_end(t);
     sc_session_destroy(t->session);
     t->session = NULL;
     sc_channel_kick(t->channel, 1011, "session failed");
@@ -108,7 +111,7 @@ static void do_prompt(sc_scheduler *s, struct stream *t, sc_command *c) {
                            : t->facts.transition != SC_WIRE_NOT_GIVEN ? t->facts.transition : SC_WIRE_SWITCH;
     uint32_t seq = t->facts.newest_seq + 1;
     sc_scheduler_enter_device(s);
-    sc_status rc = sc_session_set_prompt(t->session, r->prompt, r->prompt_bytes, seq, (sc_transition)how, BLEND_CHUNKS, &at, &err);
+    sc_status rc = sc_session_set_prompt(t->session, r->prompt, r->prompt_bytes, seq, (sc_transition)how, SC_BLEND_CHUNKS, &at, &err);
     sc_scheduler_leave_device(s);
     if (rc) {
         sc_scheduler_problem(s, &c->problem, &err, pointer_of(c));
@@ -120,6 +123,7 @@ static void do_prompt(sc_scheduler *s, struct stream *t, sc_command *c) {
     c->applies_at = (int64_t)at;
     memcpy(t->next_prompt, r->prompt, sizeof t->next_prompt);
     t->next_prompt_bytes = r->prompt_bytes;
+    t->next_transition = how;
     sc_scheduler_publish(t);
     sc_channel_prompt_received(t->channel, seq, r->prompt, r->prompt_bytes, at, how, c->ref, c->viewer, c->asked_ns);
 }

@@ -50,16 +50,17 @@ static bool has_place(const sc_scheduler *s, sc_command *c) {
     return false;
 }
 
-/* t, its session and facts complete, is one of the streams; c has its id. After an error t is still the caller's. */
-static sc_status enter(sc_scheduler *s, struct stream *t, sc_command *c, sc_error *err) {
+/* t, its session and facts complete, is one of the streams; c has its id. from: whose fork it is, or NULL. After an error t is still the caller's. */
+static sc_status enter(sc_scheduler *s, struct stream *t, const struct stream *from, sc_command *c, sc_error *err) {
     const sc_facts *f = &t->facts;
     char id[SC_ID_CHARS + 1] = {0};
     uint64_t now = sc_now_ns();
+    sc_session_log *log;
     size_t n;
     sc_status rc = sc_id_random(id, err);
 
-    if (rc) return rc;
-    t->channel = sc_channel_create(s->hub, id, f->fps, (LOOKAHEAD_MAX + 2) * s->info.frames_chunk, f, now);
+    if (rc || (rc = sc_scheduler_log_open(s, t, from, id, &log, err))) return rc;
+    t->channel = sc_channel_create(s->hub, id, f->fps, (LOOKAHEAD_MAX + 2) * s->info.frames_chunk, f, log, now);
     if (!t->channel) return sc_fail(err, SC_ENOMEM, "session: no room");
     sc_channel_set_play(t->channel, false, f->run_without_viewers, now);
     if (t->program) sc_channel_set_program(t->channel, t->program, f);
@@ -133,7 +134,7 @@ void sc_scheduler_create(sc_scheduler *s, sc_command *c) {
     sc_scheduler_enter_device(s);
     sc_status rc = sc_session_create(s->engine, f->seed, r->prompt, r->prompt_bytes, 1, &t->session, &err);
     sc_scheduler_leave_device(s);
-    if (rc || enter(s, t, c, &err)) goto failed;
+    if (rc || enter(s, t, NULL, c, &err)) goto failed;
     sc_log(SC_LOG_INFO, "session", "id=%s created seed=%llu prompt_bytes=%zu sessions=%d", c->id, (unsigned long long)f->seed, r->prompt_bytes, s->n);
     sc_scheduler_hand_over(s, t);
     return;
@@ -157,6 +158,7 @@ static void inherit(struct stream *t, const struct stream *from, const sc_comman
     t->denoise_ns = from->denoise_ns;
     t->decode_ns = from->decode_ns;
     t->program = sc_program_retain(from->program);
+    t->next_transition = r->has_prompt ? SC_WIRE_SWITCH : from->next_transition;
     *f = from->facts;
     f->newest_seq += r->has_prompt;
     f->state = SC_STATE_STARTING;
@@ -199,7 +201,7 @@ static void take(sc_scheduler *s, const struct stream *from, sc_command *c, sc_p
     sc_status rc = sc_session_fork(from->session, t->facts.seed, &t->session, &err);
     if (!rc && r->has_prompt) rc = sc_session_set_prompt(t->session, r->prompt, r->prompt_bytes, t->facts.newest_seq, SC_SWITCH, 0, NULL, &err);
     sc_scheduler_leave_device(s);
-    if (rc || enter(s, t, c, &err)) goto failed;
+    if (rc || enter(s, t, from, c, &err)) goto failed;
     show_past(s, t);
     sc_scheduler_hand_over(s, t);
     SC_COUNT(forks, 1);

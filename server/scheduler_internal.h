@@ -1,12 +1,12 @@
 /* scheduler_internal.h - what scheduler.c (thread, commands, life of a session), scheduler_begin.c (its beginning) and scheduler_passes.c (what
- * runs next) and scheduler_program.c (schedules) share. Engine thread only, except where it is said. */
+ * runs next), scheduler_program.c (schedules) and scheduler_log.c (what is written down) share. Engine thread only, except where it is said. */
 #ifndef SC_SERVER_SCHEDULER_INTERNAL_H
 #define SC_SERVER_SCHEDULER_INTERNAL_H
 #include "server/scheduler.h"
 #include <pthread.h>
 #include <stdatomic.h>
 
-enum { SC_SCHEDULER_QUEUE = 64, SC_SCHEDULER_KEYS = 64 };
+enum { SC_SCHEDULER_QUEUE = 64, SC_SCHEDULER_KEYS = 64, SC_BLEND_CHUNKS = 4 };
 
 struct stream {
     sc_session *session;       /* NULL once failed */
@@ -14,6 +14,8 @@ struct stream {
     sc_facts facts;
     char next_prompt[SC_PROMPT_TEXT_MAX + 1]; /* newest prompt given, while it is not in force yet */
     size_t next_prompt_bytes;
+    sc_wire_transition next_transition; /* with which it was given, or will have been */
+    uint32_t logged_seq;       /* of the newest prompt in its log */
     bool paused, was_playing;
     uint64_t began_ns;         /* when the chunk in work took its first pass; 0: none in work */
     uint64_t denoise_ns;
@@ -95,6 +97,13 @@ void sc_scheduler_schedule(sc_scheduler *s, struct stream *t, sc_command *c);
 void sc_scheduler_hand_over(sc_scheduler *s, struct stream *t); /* an entry whose turn it is; before another chunk begins */
 void sc_scheduler_hand_over_all(sc_scheduler *s);
 bool sc_scheduler_still_scheduled(const struct stream *t, const sc_command *c); /* no other schedule came while its words were read */
+
+/* scheduler_log.c */
+/* The log of a session that begins, from the source's where there is one; owned. t and its facts are complete. */
+sc_status sc_scheduler_log_open(const sc_scheduler *s, struct stream *t, const struct stream *from, const char *id, sc_session_log **out, sc_error *err);
+void sc_scheduler_log_prompt(struct stream *t, sc_pass begins); /* a chunk begins; its facts say under what */
+void sc_scheduler_log_chunk(struct stream *t, const sc_frames *f);
+void sc_scheduler_log_end(struct stream *t);                     /* as its facts say */
 
 /* scheduler_passes.c */
 void sc_scheduler_look_after(sc_scheduler *s, struct stream *t, uint64_t now);

@@ -82,6 +82,7 @@ static void before_pass(struct stream *t, sc_pass pass, uint64_t now) {
         sc_scheduler_publish(t);
     }
     sc_channel_prompt_applied(t->channel, pass.prompt_seq, pass.chunk);
+    sc_scheduler_log_prompt(t, pass);
 }
 
 static void pass_took(sc_scheduler *s, sc_pass_kind kind, uint64_t ns) {
@@ -141,6 +142,7 @@ static void frames_out(sc_scheduler *s, struct stream *t) {
                          .denoise_ns = t->denoise_ns, .decode_ns = decode_ns};
     sc_channel_expect(t->channel, f.count);
     if (sc_encoder_submit(s->encoder, &job, &err)) sc_log(SC_LOG_ERROR, "session", "id=%s %s", sc_channel_id(t->channel), err.text);
+    sc_scheduler_log_chunk(t, &f);
     sc_log(SC_LOG_DEBUG, "session", "id=%s chunk=%llu wait_ms=%.1f denoise_ms=%.1f decode_ms=%.1f", sc_channel_id(t->channel),
            (unsigned long long)f.chunk, (double)wait * 1e-6, (double)t->denoise_ns * 1e-6, (double)decode_ns * 1e-6);
 }

@@ -47,7 +47,7 @@ static int set_up(void **state) {
     w->hub = sc_hub_create();
     sc_hub_listen(w->hub, &(sc_hub_listener){.ctx = w, .frames = on_frames, .say = on_say, .closed = on_closed, .engine_ctx = w,
                                              .viewers = on_viewers, .http_ctx = w, .released = on_released, .shown = on_shown});
-    w->c = sc_channel_create(w->hub, "aaaaaaaaaaaaaaaaaaaaaaaaaa", 16, 36, &facts, T0);
+    w->c = sc_channel_create(w->hub, "aaaaaaaaaaaaaaaaaaaaaaaaaa", 16, 36, &facts, NULL, T0);
     *state = w;
     return w->c ? 0 : -1;
 }
@@ -273,7 +273,7 @@ static void frames_in_use_outlive_the_session(void **state) {
 static void channels_are_found_and_listed_oldest_first(void **state) {
     struct world *w = *state;
     sc_facts facts = {0};
-    sc_channel *second = sc_channel_create(w->hub, "baaaaaaaaaaaaaaaaaaaaaaaaa", 16, 12, &facts, T0), *list[4];
+    sc_channel *second = sc_channel_create(w->hub, "baaaaaaaaaaaaaaaaaaaaaaaaa", 16, 12, &facts, NULL, T0), *list[4];
     assert_int_equal(sc_hub_list(w->hub, list, 4), 2);
     assert_ptr_equal(list[0], w->c);
     assert_ptr_equal(list[1], second);
