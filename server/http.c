@@ -31,6 +31,8 @@ const struct route http_routes[] = {
     ROUTE("POST", "/v1/sessions/{id}/tickets", http_post_ticket, .body = true, .key = true),
     ROUTE("GET", "/v1/sessions/{id}/snapshot.jpg", http_get_snapshot, .key = true, .page = true), /* ?t=... makes browsers load anew */
     ROUTE("GET", "/v1/sessions/{id}/stream.mjpg", http_get_motion, .key = true, .page = true),
+    ROUTE("GET", "/v1/sessions/{id}/log", http_get_log, .key = true),
+    ROUTE("GET", "/v1/sessions/{id}/events", http_get_events, .key = true),
     ROUTE("GET", "/v1/sessions/{id}/stream", http_no_stream, .page = true), /* GET itself is the router's */
 };
 const size_t http_route_count = sizeof http_routes / sizeof *http_routes;
@@ -88,7 +90,7 @@ static enum MHD_Result preflight(struct sc_request *r, const char *allow) {
     struct MHD_Response *response = http_response("", 0, ANSWER_CONSTANT);
     if (!response) return MHD_NO;
     MHD_add_response_header(response, "Access-Control-Allow-Methods", allow);
-    MHD_add_response_header(response, "Access-Control-Allow-Headers", "Authorization, Content-Type, Idempotency-Key, X-Request-Id");
+    MHD_add_response_header(response, "Access-Control-Allow-Headers", "Authorization, Content-Type, Idempotency-Key, Last-Event-ID, X-Request-Id");
     MHD_add_response_header(response, "Access-Control-Max-Age", "600");
     return http_send(r, 204, response, NULL);
 }
@@ -247,10 +249,12 @@ int sc_http_offer(sc_http *h, int fd, const struct sockaddr *addr, socklen_t n) 
 }
 
 void sc_http_released(void *http, sc_channel *c) { http_motions_released(http, c); }
+void sc_http_logged(void *http, sc_channel *c) { http_log_written(http, c); }
 
 void sc_http_stop(sc_http *h) {
     if (!h || !h->daemon) return;
     http_motions_released(h, NULL);
+    http_log_written(h, NULL);
     MHD_stop_daemon(h->daemon);
     h->daemon = NULL;
 }

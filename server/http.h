@@ -6,6 +6,7 @@
  *     POST, PATCH, DELETE    until the engine thread has done the command; a fork until its chunk comes
  *     PATCH ?wait=applied    until a frame that shows the prompt was sent
  *     stream.mjpg            between two frames
+ *     events                 between two events
  */
 #ifndef SC_SERVER_HTTP_H
 #define SC_SERVER_HTTP_H
@@ -34,8 +35,9 @@ int sc_http_offer(sc_http *h, int fd, const struct sockaddr *addr, socklen_t n);
 /* For sc_hub_listener; ctx is the sc_http. Stream or engine thread. */
 void sc_http_released(void *http, sc_channel *c);
 void sc_http_shown(void *http, sc_channel *c, uint32_t seq);
+void sc_http_logged(void *http, sc_channel *c);
 
-void sc_http_tick(sc_http *h);  /* about once a second: waits that took too long. Any thread. */
+void sc_http_tick(sc_http *h);  /* about once a second: waits that took too long, readers of events that had nothing for long. Any thread. */
 void sc_http_stop(sc_http *h);  /* after the scheduler: nothing is left to wait for */
 void sc_http_free(sc_http *h);  /* NULL is fine */
 

@@ -5,6 +5,7 @@
  *     http_info.c      viewer files, health, metrics, models, capacity
  *     http_sessions.c  sessions, schedules and tickets
  *     http_pictures.c  snapshot and Motion-JPEG
+ *     http_log.c       the log of a session, as lines and as events
  *
  * HTTP thread only, except where it is said. */
 #ifndef SC_SERVER_HTTP_INTERNAL_H
@@ -17,6 +18,7 @@
 #include <pthread.h>
 
 struct motion;
+struct log_reader;
 struct sc_request;
 typedef enum MHD_Result (*http_handler)(struct sc_request *r);
 
@@ -54,6 +56,7 @@ struct sc_http {
     pthread_mutex_t lock;
     struct sc_request *waiting;     /* guarded by lock */
     struct motion *motions;         /* guarded by lock */
+    struct log_reader *log_readers; /* guarded by lock */
     double wrong_keys;              /* a bucket: how many lately */
     uint64_t wrong_keys_ns;
 };
@@ -93,9 +96,13 @@ enum MHD_Result http_put_schedule(struct sc_request *r);
 enum MHD_Result http_post_ticket(struct sc_request *r);
 enum MHD_Result http_get_snapshot(struct sc_request *r);
 enum MHD_Result http_get_motion(struct sc_request *r);
+enum MHD_Result http_get_log(struct sc_request *r);
+enum MHD_Result http_get_events(struct sc_request *r);
 enum MHD_Result http_no_stream(struct sc_request *r);
 
 void http_forget(struct sc_request *r);                 /* http_sessions.c: what a request holds */
 void http_motions_released(sc_http *h, sc_channel *c);  /* http_pictures.c; stream or engine thread */
+void http_log_written(sc_http *h, sc_channel *c);       /* http_log.c; any thread. NULL: of any session */
+void http_log_tick(sc_http *h);
 
 #endif

@@ -131,7 +131,10 @@ static void resume_waiting(sc_http *h, sc_channel *c, uint32_t seq, uint64_t now
 }
 
 void sc_http_shown(void *http, sc_channel *c, uint32_t seq) { resume_waiting(http, c, seq, 0); }
-void sc_http_tick(sc_http *h) { resume_waiting(h, NULL, 0, sc_now_ns()); }
+void sc_http_tick(sc_http *h) {
+    resume_waiting(h, NULL, 0, sc_now_ns());
+    http_log_tick(h);
+}
 
 static sc_command *command(struct sc_request *r, sc_command_kind kind) {
     sc_command *c = calloc(1, sizeof *c);

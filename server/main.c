@@ -171,7 +171,7 @@ static sc_status start(struct daemon *d, sc_error *err) {
                                                           .model_created = model_created(d)}, err))) return rc;
     sc_hub_listen(d->hub, &(sc_hub_listener){.ctx = d->stream, .frames = sc_stream_frames, .say = sc_stream_say, .closed = sc_stream_closed,
                                              .engine_ctx = d, .viewers = viewers_changed,
-                                             .http_ctx = d->http, .released = sc_http_released, .shown = sc_http_shown});
+                                             .http_ctx = d->http, .released = sc_http_released, .shown = sc_http_shown, .logged = sc_http_logged});
     if ((rc = sc_encoder_start(&d->encoder, d->hub, err))) return rc;
     sc_progress_begin(&d->progress);
     sc_scheduler_options o = {.engine = {.model_dir = d->model_dir, .device = c->device, .threads = c->threads, .max_sessions = c->max_sessions,

@@ -70,6 +70,7 @@ char *sc_metrics_text(size_t *n) {
     gauge(f, "sessions", "Sessions now.", atomic_load(&sc_count.sessions));
     gauge(f, "forks_waiting", "Forks that wait for their chunk.", atomic_load(&sc_count.forks_waiting));
     gauge(f, "viewers", "Viewers now.", atomic_load(&sc_count.viewers));
+    gauge(f, "event_readers", "Readers of sessions' events now.", atomic_load(&sc_count.event_readers));
     gauge(f, "pending_sockets", "Accepted sockets whose first request is not complete.", atomic_load(&sc_count.pending_sockets));
     for (int i = 0; i < SC_TIMES; i++) {
         pthread_mutex_lock(&lock);

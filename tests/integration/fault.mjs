@@ -6,6 +6,7 @@
 import assert from 'node:assert/strict';
 import { check, Daemon, finish, LIMIT, runToEnd, sleep, until, within } from './harness.mjs';
 import { problem } from './schema.mjs';
+import { logLines, openEvents } from './events.mjs';
 import { RawStream } from './rawstream.mjs';
 import { call, Viewer } from './wire.mjs';
 
@@ -38,7 +39,8 @@ for (const [device, late] of [['cpu', ''], ['cuda', ''], ['cuda', ' late=40']]) 
   // after they were asked for, as from a card that runs behind its calls.
   const d = await start(`op=noise seed=13 nth=9 times=-1 what=gpu${late}`, ['--device', device]);
   await check(`device ${device}${late}: the session whose calls fail is closed with 1011, the other streams on`, async () => {
-    const good = await Viewer.open(d, await session(d, 12));
+    const well = await session(d, 12);
+    const good = await Viewer.open(d, well);
     const bad = await session(d, 13);
     const viewer = await Viewer.open(d, bad);
     assert.equal((await within('the failed session to be closed', viewer.ended)).code, 1011);
@@ -48,8 +50,17 @@ for (const [device, late] of [['cpu', ''], ['cuda', ''], ['cuda', ' late=40']]) 
     const refused = await Viewer.open(d, bad).catch((e) => e);
     assert.equal(refused.answer?.status, 409);
     problem(await call(d, 'PATCH', `/v1/sessions/${bad}`, { body: { prompt: 'snow' } }), { status: 409 });
+    const log = logLines((await call(d, 'GET', `/v1/sessions/${bad}/log`)).text);
+    assert.deepEqual(log.map((l) => [l.event, l.type, l.chunk]), [[1, 'session', undefined], [2, 'chunk', 0], [3, 'chunk', 1], [4, 'end', undefined]]);
+    assert.equal(log[3].state, 'failed');
+    const events = await openEvents(d, bad, { after: 1 });
+    await within('the events of the failed session to end', events.ended);
+    assert.deepEqual(events.lines, log.slice(1));
+    assert.equal((await openEvents(d, bad, { after: 4 })).answer.status, 204); // a browser asks no more
     const chunk = good.newest?.chunk ?? 0;
     await good.until('two more chunks', () => good.newest?.chunk >= chunk + 2);
+    const others = logLines((await call(d, 'GET', `/v1/sessions/${well}/log`)).text);
+    assert.deepEqual(others.slice(1).map((l) => [l.event, l.type, l.chunk]), others.slice(1).map((l, i) => [i + 2, 'chunk', i]));
     assert.equal((await call(d, 'GET', '/readyz')).status, 200);
     assert.equal((await call(d, 'DELETE', `/v1/sessions/${bad}`)).status, 204);
     const again = await Viewer.open(d, await session(d, 14)); // in its place

@@ -1,4 +1,4 @@
-// harness.mjs - what api.mjs, fork.mjs, schedule.mjs and hostile.mjs share: a real daemon on a free port, counted checks, waits with generous limits.
+// harness.mjs - what api.mjs, fork.mjs, schedule.mjs, log.mjs and hostile.mjs share: a real daemon on a free port, counted checks, waits with generous limits.
 //
 // SPARSECASTD names the binary. The sanitized one is several times slower than real time, so nothing here measures speed: a wait is a
 // limit, never an expectation. A daemon that is stopped must exit with 0 and must not have left a sanitizer's report on stderr.
@@ -150,7 +150,7 @@ export async function check(name, body) {
     return true;
   } catch (e) {
     failed += 1;
-    const where = e.stack?.split('\n').find((l) => /at .*(api|fork|schedule|fault|hostile)\.mjs/.test(l))?.trim() ?? '';
+    const where = e.stack?.split('\n').find((l) => /at .*(api|fork|schedule|log|fault|hostile)\.mjs/.test(l))?.trim() ?? '';
     console.log(`NOT OK  ${name}: ${String(e.message).replaceAll('\n', ' | ').slice(0, 1500)} ${where}`);
     return false;
   }
