@@ -1,21 +1,21 @@
 /* select.cu - which slots each query block attends: block scores in f32, then the best K of the window for each row.
  *
- * One kernel, a CTA of 16 warps per (eight query blocks, head, sequence), in two parts.
- *   score: S = rep_q . rep_k turned back by the slot's age / sqrt(d). Turning the key by -age instead of the query by +age gives the
- *     same product and lets one CTA hold columns of any ages. A thread has one or two columns and all eight queries: 8 or 16 sums in registers.
- *     Keys come by cp.async, 16 channels of every column at a time, the next 16 on their way while these are multiplied; who has copied a
- *     piece turns it. f32 throughout: TF32 would change which blocks are kept. Every sum is added in the order of the channels, so equal
+ * Two kernels.
+ *   score, a CTA per (COLUMNS slots, head of a sequence, ROWS query blocks): S = rep_q . rep_k turned back by the slot's age / sqrt(d). Turning the key by
+ *     -age instead of the query by +age gives the same product and lets one CTA hold columns of any ages. A key is brought and turned once for ROWS
+ *     queries: with all columns in a CTA of eight queries, as it was, every CTA read its head's keys, 512 KB of them at 1024 slots, and that was its time. Queries and keys
+ *     come by cp.async, CHANNELS of them a stage, two stages; who has copied a piece of a key turns it. A thread has 5 x 4 sums, of rows and columns that
+ *     lie 16 and 8 apart. f32 throughout: TF32 would change which blocks are kept. Every sum is added in the order of the channels, so equal
  *     keys score the same.
  *   keep: one warp a row. Scores become integers of the same order; the K-th largest is found bit by bit, no sorting, until exactly K keys
  *     are as large as what is known of it; what is above it is kept, and of what equals it the first few, so ties go to the lower index.
  *     The own block counts as larger than any score. Lane c then has the word that says which of keys 32 c .. 32 c + 31 are kept and writes
  *     them: 32 keys a lane, unrolled and written one after another, were 10 us, most of them waiting for instructions that run once.
  *
- * Shared memory: two stages of keys [columns][4 pieces of 4 channels], the pieces of a column swizzled so that neither the copies of a column's
- * pieces nor eight columns' reads of one piece meet a bank twice; the queries [8][channels], read by all lanes at once.
+ * Shared memory: rows of CHANNELS floats, of queries and of keys; a row's 16-byte pieces are XORed by the row, so that the eight keys, or the four queries, that a
+ * warp reads at once meet no bank twice.
  *
- * Bound: 2 * 128 flop a score on the f32 pipes, 4.2 us at 80 queries, 1024 columns, 12 heads; shared memory is read as long as that (two
- * columns a thread: 16 wavefronts for 64 multiply-adds), and every CTA reads its head's keys, 512 KB there, from L2. */
+ * Bound: 2 * 128 flop a score on the f32 pipes, 4.2 us at 80 queries, 1024 columns, 12 heads, and shared memory read for half as long. */
 #include "kernels/cuda/cuda_common.cuh"
 #include "kernels/cuda/launch.cuh"
 #include "kernels/cuda/mma.cuh"
@@ -23,7 +23,9 @@
 #include <assert.h>
 #include <math.h>
 
-enum { QUERIES = 8, WARPS = 16, THREADS = 32 * WARPS, CHANNELS = 16, PIECES = CHANNELS / 4, HEAD_MAX = 256 };
+enum { ROWS = 80, COLUMNS = 32, THREADS = 128, CHANNELS = 64, PIECES = CHANNELS / 4, KEEP_WARPS = 8 };
+enum { ROW_STEP = 16, COLUMN_STEP = 8 }; /* between a thread's rows, columns */
+static_assert(THREADS == ROW_STEP * COLUMN_STEP && ROWS == 5 * ROW_STEP && COLUMNS == 4 * COLUMN_STEP, "a thread has 5 x 4 sums");
 
 struct select_seq {
     const sc_kv_slot *slots;
@@ -40,129 +42,124 @@ struct select_params {
     int32_t *list;
 };
 
-/* COLUMNS: columns a thread. */
-template <int COLUMNS> struct select_shared {
-    float4 key[2][COLUMNS * THREADS][PIECES];
-    float q[QUERIES][HEAD_MAX]; /* zeros past the head and past the last query block */
-    int page[COLUMNS * THREADS], age[COLUMNS * THREADS];
+/* What a stage holds: rows of CHANNELS, queries first. */
+struct select_stage {
+    float4 q[ROWS][PIECES], k[COLUMNS][PIECES];
 };
-static_assert(THREADS / QUERIES == 64 && THREADS % (8 * PIECES) == 0, "64 threads bring a query; a thread copies the same piece of each of its columns, to the same place");
 
-/* Where piece `piece` of a column stands among its pieces. */
-static __device__ __forceinline__ int place_of(int column, int piece) { return piece ^ (column >> 1 & 3); }
+/* Where piece `piece` of a row stands in it. */
+static __device__ __forceinline__ int place_of(int row, int piece) { return piece ^ (row & 7); }
 
-/* A thread copies piece threadIdx.x % PIECES of the columns copied_column(0), (1), ... */
-static __device__ __forceinline__ int copied_column(int i) { return (i * THREADS + (int)threadIdx.x) / PIECES; }
-
-/* Asks for the queries. They are there when the first keys are, which are asked for later. */
-static __device__ __forceinline__ void ask_queries(const select_params &p, float (&to)[QUERIES][HEAD_MAX], int seq_head, int row0, int padded) {
-    const int r = threadIdx.x / 64;
-    const float *q = p.rep_q + ((size_t)seq_head * p.blocks + row0 + r) * p.head_dim;
-    const bool real = row0 + r < p.blocks;
-    if (p.head_dim % 4 == 0) {
-        for (int d = threadIdx.x % 64 * 4; d < padded; d += 256) {
-            const bool there = real && d < p.head_dim;
-            sc::copy16_async(sc::shared_at(&to[r][d]), there ? q + d : p.rep_q, there ? 16 : 0);
-        }
-    } else
-        for (int d = threadIdx.x % 64; d < padded; d += 64) to[r][d] = real && d < p.head_dim ? q[d] : 0;
-    sc::copy_commit();
-}
-
-/* Asks for channels [first, first + CHANNELS) of `columns` keys; those past the head are zeros. */
-template <int COLUMNS> static __device__ __forceinline__ void ask_keys(const select_params &p, select_shared<COLUMNS> &sh, int stage, int first, int columns) {
-    const int channel = first + threadIdx.x % PIECES * 4, place = place_of(copied_column(0), threadIdx.x % PIECES), left = p.head_dim - channel;
-    const float *from = p.rep_k + (left > 0 ? channel : 0);
-    if (p.head_dim % 4 == 0) {
-#pragma unroll
-        for (int i = 0; i < COLUMNS * PIECES; i++)
-            if (copied_column(i) < columns)
-                sc::copy16_async(sc::shared_at(&sh.key[stage][copied_column(i)][place]), from + (size_t)sh.page[copied_column(i)] * p.head_dim, left > 0 ? 16 : 0);
+/* Asks for 16 bytes of a row, zeros past its end. `from` lies on 8 bytes, and on 16 when head_dim is a multiple of four. */
+static __device__ __forceinline__ void ask_piece(float4 &to, const float *from, int head_dim, int channel) {
+    const int left = head_dim - channel;
+    if (head_dim % 4 == 0) {
+        sc::copy16_async(sc::shared_at(&to), left > 0 ? from + channel : from, left > 0 ? 16 : 0);
     } else {
-        for (int i = 0; i < COLUMNS * PIECES && copied_column(i) < columns; i++) {
-            const float2 *key = (const float2 *)(from + (size_t)sh.page[copied_column(i)] * p.head_dim);
-            const float2 a = left > 0 ? key[0] : make_float2(0, 0), b = left > 2 ? key[1] : make_float2(0, 0);
-            sh.key[stage][copied_column(i)][place] = make_float4(a.x, a.y, b.x, b.y);
+        const float2 *at = (const float2 *)(from + channel);
+        const float2 a = left > 0 ? at[0] : make_float2(0, 0), b = left > 2 ? at[1] : make_float2(0, 0);
+        to = make_float4(a.x, a.y, b.x, b.y);
+    }
+}
+
+static __device__ __forceinline__ void ask_queries(const select_params &p, select_stage &to, const float *q, int rows, int first) {
+    const int piece = threadIdx.x % PIECES;
+#pragma unroll
+    for (int r = threadIdx.x / PIECES; r < ROWS; r += THREADS / PIECES)
+        if (r < rows) ask_piece(to.q[r][place_of(r, piece)], q + (size_t)r * p.head_dim, p.head_dim, first + piece * 4);
+        else to.q[r][place_of(r, piece)] = make_float4(0, 0, 0, 0);
+}
+
+/* The pieces of keys that a thread copies and turns: of every eighth column. */
+enum { COPIED = COLUMNS * PIECES / THREADS };
+static __device__ __forceinline__ int copied_column(int i) { return i * (THREADS / PIECES) + (int)threadIdx.x / PIECES; }
+
+static __device__ __forceinline__ void ask_keys(const select_params &p, select_stage &to, const int (&page)[COPIED], int first) {
+    const int piece = threadIdx.x % PIECES;
+#pragma unroll
+    for (int i = 0; i < COPIED; i++)
+        ask_piece(to.k[copied_column(i)][place_of(copied_column(i), piece)], p.rep_k + (size_t)page[i] * p.head_dim, p.head_dim, first + piece * 4);
+}
+
+/* Rotations of this thread's pieces, cos and sin of two pairs each: a row of the table has SC_MAX_ROPE_PAIRS pairs, those that do not turn among them. */
+static __device__ __forceinline__ void ask_turns(const select_params &p, float4 (&turn)[COPIED], const int (&age)[COPIED], int first) {
+    const int pair = (first + (int)threadIdx.x % PIECES * 4) / 2;
+#pragma unroll
+    for (int i = 0; i < COPIED; i++) {
+        turn[i] = __ldg((const float4 *)(p.age.table + (age[i] & (SC_CUDA_AGE_BASE - 1)) * SC_MAX_ROPE_PAIRS + pair));
+        if (age[i] >= SC_CUDA_AGE_BASE) {
+            const float2 a = age_rotation(p.age.table, age[i], pair), b = age_rotation(p.age.table, age[i], pair + 1);
+            turn[i] = make_float4(a.x, a.y, b.x, b.y);
         }
     }
+}
+static __device__ __forceinline__ void turn_keys(select_stage &of, const float4 (&turn)[COPIED]) {
+    const int piece = threadIdx.x % PIECES;
+#pragma unroll
+    for (int i = 0; i < COPIED; i++) {
+        float4 &key = of.k[copied_column(i)][place_of(copied_column(i), piece)];
+        const float4 k = key, t = turn[i];
+        key = make_float4(k.x * t.x + k.y * t.y, k.y * t.x - k.x * t.y, k.z * t.z + k.w * t.w, k.w * t.z - k.z * t.w);
+    }
+}
+
+/* Grid (tiles of COLUMNS, seqs * heads, tiles of ROWS). Columns: the persistent slots, then the window's. */
+__global__ static void __launch_bounds__(THREADS) score_kernel(const __grid_constant__ select_params p) {
+    extern __shared__ float4 raw[];
+    select_stage *stage = (select_stage *)raw;
+    sc::stream_order();
+    const int seq_head = blockIdx.y, head = seq_head % p.heads, row0 = blockIdx.z * ROWS, column0 = blockIdx.x * COLUMNS;
+    const select_seq &seq = p.seq[seq_head / p.heads];
+    const int columns = seq.persistent + seq.window, rows = min(ROWS, p.blocks - row0);
+    if (column0 >= columns) return;
+    const float *q = p.rep_q + ((size_t)seq_head * p.blocks + row0) * p.head_dim;
+    int page[COPIED], age[COPIED];
+    ask_queries(p, stage[0], q, rows, 0);
+#pragma unroll
+    for (int i = 0; i < COPIED; i++) { /* past the last column the last one again */
+        const int j = min(column0 + copied_column(i), columns - 1);
+        const sc_kv_slot slot = seq.slots[(size_t)head * seq.slot_stride + (j < seq.persistent ? j : seq.window_base + j - seq.persistent)];
+        page[i] = slot.page, age[i] = slot_age(p.age, seq.chunk_now, slot.chunk);
+    }
+    ask_keys(p, stage[0], page, 0);
     sc::copy_commit();
-}
-
-/* Turns the pieces that this thread asked for by their columns' ages. Rotations are asked for together, before the keys are waited for: a row of
- * the table has SC_MAX_ROPE_PAIRS pairs, those that do not turn among them. LEFT: copies that may still be on their way. */
-template <int COLUMNS, int LEFT> static __device__ __forceinline__ void turn_keys(const select_params &p, select_shared<COLUMNS> &sh, int stage, int first, int columns) {
-    const int piece = threadIdx.x % PIECES, place = place_of(copied_column(0), piece), pair = (first + piece * 4) / 2;
-    float4 turn[COLUMNS * PIECES]; /* cos, sin of two pairs */
-#pragma unroll
-    for (int i = 0; i < COLUMNS * PIECES; i++) {
-        const int age = copied_column(i) < columns ? sh.age[copied_column(i)] : 0;
-        turn[i] = __ldg((const float4 *)(p.age.table + (age & (SC_CUDA_AGE_BASE - 1)) * SC_MAX_ROPE_PAIRS + pair));
-    }
-    sc::copy_wait<LEFT>();
-#pragma unroll
-    for (int i = 0; i < COLUMNS * PIECES; i++)
-        if (copied_column(i) < columns) {
-            const int age = sh.age[copied_column(i)];
-            float4 t = turn[i];
-            if (age >= SC_CUDA_AGE_BASE) {
-                const float2 a = age_rotation(p.age.table, age, pair), b = age_rotation(p.age.table, age, pair + 1);
-                t = make_float4(a.x, a.y, b.x, b.y);
-            }
-            float4 &key = sh.key[stage][copied_column(i)][place];
-            const float4 k = key;
-            key = make_float4(k.x * t.x + k.y * t.y, k.y * t.x - k.x * t.y, k.z * t.z + k.w * t.w, k.w * t.z - k.z * t.w);
+    const int row = threadIdx.x / COLUMN_STEP, column = threadIdx.x % COLUMN_STEP;
+    float sum[5][4] = {};
+    for (int first = 0, at = 0; first < p.head_dim; first += CHANNELS, at ^= 1) {
+        const bool last = first + CHANNELS >= p.head_dim, turns = first < 2 * p.age.pairs;
+        if (!last) {
+            ask_queries(p, stage[at ^ 1], q, rows, first + CHANNELS);
+            ask_keys(p, stage[at ^ 1], page, first + CHANNELS);
+            sc::copy_commit();
         }
-}
-
-/* Scores of query blocks [row0, row0 + QUERIES) with all columns. */
-template <int COLUMNS> static __device__ __forceinline__ void score(const select_params &p, const select_seq &seq, select_shared<COLUMNS> &sh, int seq_head, int head, int row0) {
-    enum { TILE = COLUMNS * THREADS };
-    const int columns = seq.persistent + seq.window, padded = (p.head_dim + CHANNELS - 1) / CHANNELS * CHANNELS;
-    ask_queries(p, sh.q, seq_head, row0, padded);
-    for (int tile = 0; tile < columns; tile += TILE) {
-        const int here = min(TILE, columns - tile);
-        for (int i = threadIdx.x; i < here; i += THREADS) {
-            const int j = tile + i;
-            const sc_kv_slot slot = seq.slots[(size_t)head * seq.slot_stride + (j < seq.persistent ? j : seq.window_base + j - seq.persistent)];
-            sh.page[i] = slot.page;
-            sh.age[i] = slot_age(p.age, seq.chunk_now, slot.chunk);
-        }
+        float4 turn[COPIED];
+        if (turns) ask_turns(p, turn, age, first);
+        if (last) sc::copy_wait<0>();
+        else sc::copy_wait<1>();
+        if (turns) turn_keys(stage[at], turn);
         __syncthreads();
-        float sum[QUERIES][COLUMNS] = {};
-        ask_keys(p, sh, 0, 0, here);
-        for (int first = 0, stage = 0; first < padded; first += CHANNELS, stage ^= 1) {
-            const bool last = first + CHANNELS >= padded, turns = first < 2 * p.age.pairs;
-            if (!last) ask_keys(p, sh, stage ^ 1, first + CHANNELS, here);
-            if (turns && !last) turn_keys<COLUMNS, 1>(p, sh, stage, first, here);
-            else if (turns) turn_keys<COLUMNS, 0>(p, sh, stage, first, here);
-            else if (!last) sc::copy_wait<1>();
-            else sc::copy_wait<0>();
-            __syncthreads();
-            if ((int)(threadIdx.x & ~31u) < here) {
+        const int pieces = min(PIECES, (p.head_dim - first + 3) / 4);
+#pragma unroll 4
+        for (int piece = 0; piece < pieces; piece++) {
+            float4 k[4];
 #pragma unroll
-                for (int piece = 0; piece < PIECES; piece++) {
-                    float4 k[COLUMNS];
+            for (int c = 0; c < 4; c++) k[c] = stage[at].k[c * COLUMN_STEP + column][place_of(column, piece)];
 #pragma unroll
-                    for (int c = 0; c < COLUMNS; c++) k[c] = sh.key[stage][c * THREADS + threadIdx.x][place_of(threadIdx.x, piece)];
+            for (int r = 0; r < 5; r++) {
+                const float4 x = stage[at].q[r * ROW_STEP + row][place_of(row, piece)];
 #pragma unroll
-                    for (int r = 0; r < QUERIES; r++) {
-                        const float4 q = *(const float4 *)&sh.q[r][first + piece * 4];
-#pragma unroll
-                        for (int c = 0; c < COLUMNS; c++)
-                            sum[r][c] = fmaf(q.w, k[c].w, fmaf(q.z, k[c].z, fmaf(q.y, k[c].y, fmaf(q.x, k[c].x, sum[r][c]))));
-                    }
-                }
+                for (int c = 0; c < 4; c++) sum[r][c] = fmaf(x.w, k[c].w, fmaf(x.z, k[c].z, fmaf(x.y, k[c].y, fmaf(x.x, k[c].x, sum[r][c]))));
             }
-            __syncthreads(); /* this stage, and after the last the ages, are done with */
         }
-#pragma unroll
-        for (int r = 0; r < QUERIES; r++)
-#pragma unroll
-            for (int c = 0; c < COLUMNS; c++) {
-                const int i = c * THREADS + threadIdx.x;
-                if (row0 + r < p.blocks && i < here) p.score[((size_t)seq_head * p.blocks + row0 + r) * p.score_stride + tile + i] = sum[r][c] * p.scale;
-            }
+        __syncthreads(); /* the stage is done with */
     }
+#pragma unroll
+    for (int r = 0; r < 5; r++)
+#pragma unroll
+        for (int c = 0; c < 4; c++) {
+            const int i = r * ROW_STEP + row, j = column0 + c * COLUMN_STEP + column;
+            if (i < rows && j < columns) p.score[((size_t)seq_head * p.blocks + row0 + i) * p.score_stride + j] = sum[r][c] * p.scale;
+        }
 }
 
 /* Integer of the same order as the float; 0 stands for no column. */
@@ -251,35 +248,22 @@ template <int PER> __device__ __forceinline__ void keep(const select_params &p, 
     }
 }
 
-/* Grid (groups of QUERIES, seqs * heads). PER 8, 32: windows of at most 256, 1024 blocks; 0: any. */
-template <int COLUMNS, int PER> __global__ static void __launch_bounds__(THREADS, COLUMNS == 1 && PER == 8 ? 2 : 1) select_kernel(const __grid_constant__ select_params p) {
-    extern __shared__ float4 raw[];
-    select_shared<COLUMNS> &sh = *(select_shared<COLUMNS> *)raw;
+/* Grid (groups of KEEP_WARPS rows, seqs * heads). PER 8, 32: windows of at most 256, 1024 blocks; 0: any. */
+template <int PER> __global__ static void __launch_bounds__(32 * KEEP_WARPS) keep_kernel(const __grid_constant__ select_params p) {
+    const int seq_head = blockIdx.y, block = blockIdx.x * KEEP_WARPS + threadIdx.x / 32;
     sc::stream_order();
-    const int seq_head = blockIdx.y, row0 = blockIdx.x * QUERIES, warp = threadIdx.x / 32;
-    const select_seq &seq = p.seq[seq_head / p.heads];
-    score<COLUMNS>(p, seq, sh, seq_head, seq_head % p.heads, row0);
-    __syncthreads(); /* this CTA's scores are seen by all of it */
-    for (int r = warp; r < QUERIES && row0 + r < p.blocks; r += WARPS) keep<PER>(p, seq, seq_head, row0 + r);
+    if (block < p.blocks) keep<PER>(p, p.seq[seq_head / p.heads], seq_head, block);
 }
 
-template <int COLUMNS, int PER> static sc_status launch_select(struct sc_cuda *dev, const select_params *p, int seqs, sc_error *err) {
-    static bool raised;
-    const int bytes = sizeof(select_shared<COLUMNS>);
-    if (!raised) {
-        cudaError_t e = cudaFuncSetAttribute(select_kernel<COLUMNS, PER>, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes);
-        if (e) return sc_fail(err, SC_EGPU, "select: %d bytes of shared memory: %s", bytes, cudaGetErrorString(e));
-        raised = true;
-    }
-    sc::launch(dev, select_kernel<COLUMNS, PER>, dim3((p->blocks + QUERIES - 1) / QUERIES, seqs * p->heads), THREADS, bytes, 0, *p);
-    return sc_cuda_launched("select", err);
+template <int PER> static void launch_keep(struct sc_cuda *dev, const select_params &p, int seqs) {
+    sc::launch(dev, keep_kernel<PER>, dim3((p.blocks + KEEP_WARPS - 1) / KEEP_WARPS, seqs * p.heads), 32 * KEEP_WARPS, 0, 0, p);
 }
 
 sc_status sc_cuda_select(sc_device *device, const sc_select_args *a, sc_error *err) {
     struct sc_cuda *dev = (struct sc_cuda *)device;
     select_params p = {};
     int window = 0, columns = 0;
-    assert(a->seqs >= 1 && a->seqs <= SC_MAX_BATCH && a->head_dim % 2 == 0 && a->head_dim <= HEAD_MAX);
+    assert(a->seqs >= 1 && a->seqs <= SC_MAX_BATCH && a->head_dim % 2 == 0);
     sc_status rc = sc_cuda_age_rule(dev, &a->rope, &p.age, err);
     if (rc) return rc;
     for (int s = 0; s < a->seqs; s++) {
@@ -299,9 +283,17 @@ sc_status sc_cuda_select(sc_device *device, const sc_select_args *a, sc_error *e
     p.rep_k = a->pages.rep_k;
     p.score = a->score;
     p.list = a->list;
-    /* two columns a thread need 144 KB of shared memory, which only a data centre's card has */
-    const bool two = columns > THREADS && dev->cc_major == 9;
-    if (window <= 256) return two ? launch_select<2, 8>(dev, &p, a->seqs, err) : launch_select<1, 8>(dev, &p, a->seqs, err);
-    if (window <= 1024) return two ? launch_select<2, 32>(dev, &p, a->seqs, err) : launch_select<1, 32>(dev, &p, a->seqs, err);
-    return two ? launch_select<2, 0>(dev, &p, a->seqs, err) : launch_select<1, 0>(dev, &p, a->seqs, err);
+    static bool raised;
+    const int bytes = 2 * sizeof(select_stage);
+    if (!raised) {
+        cudaError_t e = cudaFuncSetAttribute(score_kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes);
+        if (e) return sc_fail(err, SC_EGPU, "select: %d bytes of shared memory: %s", bytes, cudaGetErrorString(e));
+        raised = true;
+    }
+    const dim3 tiles((columns + COLUMNS - 1) / COLUMNS, a->seqs * a->heads, (p.blocks + ROWS - 1) / ROWS);
+    sc::launch(dev, score_kernel, tiles, THREADS, bytes, 0, p);
+    if (window <= 256) launch_keep<8>(dev, p, a->seqs);
+    else if (window <= 1024) launch_keep<32>(dev, p, a->seqs);
+    else launch_keep<0>(dev, p, a->seqs);
+    return sc_cuda_launched("select", err);
 }
