@@ -3,7 +3,7 @@
  * Two kernels.
  *   score, a CTA per (COLUMNS slots, head of a sequence, ROWS query blocks): S = rep_q . rep_k turned back by the slot's age / sqrt(d). Turning the key by
  *     -age instead of the query by +age gives the same product and lets one CTA hold columns of any ages. A key is brought and turned once for ROWS
- *     queries: with all columns in a CTA of eight queries, as it was, every CTA read its head's keys, 512 KB of them at 1024 slots, and that was its time. Queries and keys
+ *     queries: with all columns in a CTA of eight queries, as it was, every CTA read its head's keys, 512 KB of them at 1024 slots. Queries and keys
  *     come by cp.async, CHANNELS of them a stage, two stages; who has copied a piece of a key turns it. A thread has 5 x 4 sums, of rows and columns that
  *     lie 16 and 8 apart. f32 throughout: TF32 would change which blocks are kept. Every sum is added in the order of the channels, so equal
  *     keys score the same.
@@ -15,7 +15,7 @@
  * Shared memory: rows of CHANNELS floats, of queries and of keys; a row's 16-byte pieces are XORed by the row, so that the eight keys, or the four queries, that a
  * warp reads at once meet no bank twice.
  *
- * Bound: 2 * 128 flop a score on the f32 pipes, 4.2 us at 80 queries, 1024 columns, 12 heads, and shared memory read for half as long. */
+ * Bound: 2 * 128 flop a score on the f32 pipes, 4.2 us at 80 queries, 1024 columns, 12 heads; measured 12 us for the scores, 9 to keep (kernels/README.md). */
 #include "kernels/cuda/cuda_common.cuh"
 #include "kernels/cuda/launch.cuh"
 #include "kernels/cuda/mma.cuh"
