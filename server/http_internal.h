@@ -4,6 +4,7 @@
  *     http_answer.c    answers and their headers
  *     http_info.c      viewer files, health, metrics, models, capacity
  *     http_sessions.c  sessions, schedules and tickets
+ *     http_feed.c      answers that go on, and wait in between
  *     http_pictures.c  snapshot and Motion-JPEG
  *     http_log.c       the log of a session, as lines and as events
  *
@@ -17,8 +18,6 @@
 #include <microhttpd.h>
 #include <pthread.h>
 
-struct motion;
-struct log_reader;
 struct sc_request;
 typedef enum MHD_Result (*http_handler)(struct sc_request *r);
 
@@ -55,8 +54,7 @@ struct sc_http {
     struct MHD_Daemon *daemon;
     pthread_mutex_t lock;
     struct sc_request *waiting;     /* guarded by lock */
-    struct motion *motions;         /* guarded by lock */
-    struct log_reader *log_readers; /* guarded by lock */
+    struct feed *motions, *log_readers; /* guarded by lock */
     double wrong_keys;              /* a bucket: how many lately */
     uint64_t wrong_keys_ns;
 };
@@ -99,6 +97,20 @@ enum MHD_Result http_get_motion(struct sc_request *r);
 enum MHD_Result http_get_log(struct sc_request *r);
 enum MHD_Result http_get_events(struct sc_request *r);
 enum MHD_Result http_no_stream(struct sc_request *r);
+
+/* An answer that goes on: the first member of what http_pictures.c and http_log.c have of each. */
+struct feed {
+    sc_http *http;
+    struct MHD_Connection *connection;
+    sc_channel *channel;    /* a reference */
+    uint64_t wrote_ns;      /* while it is suspended: guarded by http->lock */
+    bool suspended;         /* guarded by http->lock */
+    struct feed *next;      /* guarded by http->lock */
+};
+void http_feed_begin(struct feed **list, struct feed *f);
+void http_feed_end(struct feed **list, struct feed *f); /* its reference stays the caller's */
+void http_feed_suspend(struct feed *f);                 /* http->lock is held */
+void http_feeds_resume(sc_http *h, struct feed *const *list, const sc_channel *c, uint64_t silent_since_ns); /* of c, or NULL: of any; any thread */
 
 void http_forget(struct sc_request *r);                 /* http_sessions.c: what a request holds */
 void http_motions_released(sc_http *h, sc_channel *c);  /* http_pictures.c; stream or engine thread */

@@ -4,7 +4,7 @@
  * is, and holds nothing of it back. Last-Event-ID is such a number: the stream of events goes on behind it. What is not kept any more is a "lost" event
  * that says from where to where; a reader that is slower than the stream for hours gets the same.
  *
- * With nothing new the connection is suspended, and resumed when an event is written; both under http->lock, so that neither misses the other. A
+ * With nothing new the connection is suspended, and resumed when an event is written (http_feed.c). A
  * comment goes out every HEARTBEAT_NS in which nothing else does, so that proxies keep the connection and a reader that is gone is noticed. The end of the
  * session ends the stream behind its "end" event. A browser then asks again: 204, which tells it to leave it at that, or 404. */
 #include "server/http_internal.h"
@@ -18,16 +18,11 @@ enum { BLOCK = 32768 };
 static const uint64_t HEARTBEAT_NS = 10000000000u;
 
 struct log_reader {
-    sc_http *http;
-    struct MHD_Connection *connection;
-    sc_channel *channel;
+    struct feed feed;
     bool events;            /* or lines */
     uint64_t after, last;   /* the event it had; of lines: the one it ends with */
     char *text;             /* being sent, NULL: nothing is */
     size_t text_n, at;
-    uint64_t wrote_ns;      /* while it is suspended: guarded by http->lock */
-    bool suspended;         /* guarded by http->lock */
-    struct log_reader *next; /* guarded by http->lock */
 };
 
 typedef enum { GOT, NOTHING_YET, OVER } outcome;
@@ -50,12 +45,12 @@ static char *text_of(const struct log_reader *r, const sc_log_line *l, size_t *n
 
 /* The next thing to send. OVER also when there is no memory for it: a reader of events comes again and goes on where it was. */
 static outcome next_text(struct log_reader *r) {
-    sc_session_log *log = sc_channel_log(r->channel);
+    sc_session_log *log = sc_channel_log(r->feed.channel);
     const uint64_t had = r->after;
     sc_log_line l;
     bool ended;
     if (!r->events && r->after >= r->last) return OVER;
-    if (!sc_session_log_next(log, r->after, &l)) return (sc_session_log_newest(log, &ended) == r->after && ended) || sc_channel_closed(r->channel) ? OVER : NOTHING_YET;
+    if (!sc_session_log_next(log, r->after, &l)) return (sc_session_log_newest(log, &ended) == r->after && ended) || sc_channel_closed(r->feed.channel) ? OVER : NOTHING_YET;
     if (l.kind == SC_LINE_LOST && !r->events && l.last > r->last) l.last = r->last;
     r->after = l.kind == SC_LINE_LOST ? l.last : l.event;
     r->text = text_of(r, &l, &r->text_n);
@@ -67,18 +62,15 @@ static outcome next_text(struct log_reader *r) {
 /* Nothing is there to be sent. Looked at once more under the lock: what is written after that resumes it. */
 static outcome wait_for_text(struct log_reader *r) {
     const uint64_t now = sc_now_ns();
-    pthread_mutex_lock(&r->http->lock);
+    pthread_mutex_lock(&r->feed.http->lock);
     outcome what = next_text(r);
-    if (what == NOTHING_YET && now - r->wrote_ns >= HEARTBEAT_NS && (r->text = strdup(":\n\n"))) {
+    if (what == NOTHING_YET && now - r->feed.wrote_ns >= HEARTBEAT_NS && (r->text = strdup(":\n\n"))) {
         r->text_n = 3;
         r->at = 0;
         what = GOT;
     }
-    if (what == NOTHING_YET) {
-        r->suspended = true;
-        MHD_suspend_connection(r->connection);
-    }
-    pthread_mutex_unlock(&r->http->lock);
+    if (what == NOTHING_YET) http_feed_suspend(&r->feed);
+    pthread_mutex_unlock(&r->feed.http->lock);
     return what;
 }
 
@@ -98,37 +90,24 @@ static ssize_t reader(void *cls, uint64_t pos, char *buf, size_t max) {
         free(r->text);
         r->text = NULL;
     }
-    if (n) r->wrote_ns = sc_now_ns();
+    if (n) r->feed.wrote_ns = sc_now_ns();
     return (ssize_t)n;
 }
 
 static void reader_free(void *cls) {
     struct log_reader *r = cls;
-    pthread_mutex_lock(&r->http->lock);
-    for (struct log_reader **p = &r->http->log_readers; *p; p = &(*p)->next)
-        if (*p == r) { *p = r->next; break; }
-    pthread_mutex_unlock(&r->http->lock);
+    http_feed_end(&r->feed.http->log_readers, &r->feed);
     if (r->events) {
         SC_COUNT(event_readers, -1);
-        sc_log(SC_LOG_INFO, "http", "session=%s reader of events left", sc_channel_id(r->channel));
+        sc_log(SC_LOG_INFO, "http", "session=%s reader of events left", sc_channel_id(r->feed.channel));
     }
-    sc_channel_release(r->channel);
+    sc_channel_release(r->feed.channel);
     free(r->text);
     free(r);
 }
 
-static void wake(sc_http *h, sc_channel *c, uint64_t silent_since_ns) {
-    pthread_mutex_lock(&h->lock);
-    for (struct log_reader *r = h->log_readers; r; r = r->next) {
-        if (!r->suspended || (c && r->channel != c) || r->wrote_ns > silent_since_ns) continue;
-        r->suspended = false;
-        MHD_resume_connection(r->connection);
-    }
-    pthread_mutex_unlock(&h->lock);
-}
-
-void http_log_written(sc_http *h, sc_channel *c) { wake(h, c, UINT64_MAX); }
-void http_log_tick(sc_http *h) { wake(h, NULL, sc_now_ns() - HEARTBEAT_NS); }
+void http_log_written(sc_http *h, sc_channel *c) { http_feeds_resume(h, &h->log_readers, c, UINT64_MAX); }
+void http_log_tick(sc_http *h) { http_feeds_resume(h, &h->log_readers, NULL, sc_now_ns() - HEARTBEAT_NS); }
 
 /* False: *answer is a refusal. */
 static bool place_of(struct sc_request *r, sc_channel *c, uint64_t *after, enum MHD_Result *answer) {
@@ -169,12 +148,9 @@ static enum MHD_Result answer_log(struct sc_request *r, bool events, const char 
         free(l);
         return good ? http_problem(r, 503, "Out of memory; try again later.") : refusal;
     }
-    *l = (struct log_reader){.http = h, .connection = r->connection, .channel = c /* moved */, .events = events, .after = after,
-                             .last = sc_session_log_newest(sc_channel_log(c), &ended), .wrote_ns = sc_now_ns()};
-    pthread_mutex_lock(&h->lock);
-    l->next = h->log_readers;
-    h->log_readers = l;
-    pthread_mutex_unlock(&h->lock);
+    *l = (struct log_reader){.feed = {.http = h, .connection = r->connection, .channel = c /* moved */, .wrote_ns = sc_now_ns()}, .events = events, .after = after,
+                             .last = sc_session_log_newest(sc_channel_log(c), &ended)};
+    http_feed_begin(&h->log_readers, &l->feed);
     if (events) {
         SC_COUNT(event_readers, 1);
         sc_log(SC_LOG_INFO, "http", "session=%s reader of events after=%llu", sc_channel_id(c), (unsigned long long)after);

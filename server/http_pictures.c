@@ -1,7 +1,7 @@
 /* http_pictures.c - the newest frame as a JPEG, and all of them as Motion-JPEG (multipart/x-mixed-replace).
  *
  * A Motion-JPEG viewer takes frames as a WebSocket viewer does: when its socket can take something, the newest one. With nothing newer the
- * connection is suspended, and resumed when the hub releases a frame; both under http->lock, so that neither misses the other. A boundary
+ * connection is suspended, and resumed when the hub releases a frame (http_feed.c). A boundary
  * is sent right behind a picture: browsers show it when they see that. */
 #include "server/http_internal.h"
 #include "base/clock.h"
@@ -14,15 +14,11 @@
 enum { BLOCK = 32768, SNDBUF = 65536 };
 
 struct motion {
-    sc_http *http;
-    struct MHD_Connection *connection;
-    sc_channel *channel;
+    struct feed feed;
     sc_frame *frame;        /* being sent; NULL: none */
     size_t at, head_n;      /* of head, picture and boundary together */
     char head[256];
     int64_t last;
-    bool suspended;         /* guarded by http->lock */
-    struct motion *next;    /* guarded by http->lock */
 };
 
 static const char tail[] = "\r\n--" BOUNDARY "\r\n";
@@ -50,7 +46,7 @@ static bool over(sc_channel *c) {
 }
 
 static bool next_frame(struct motion *m) {
-    sc_frame *f = sc_channel_newest(m->channel);
+    sc_frame *f = sc_channel_newest(m->feed.channel);
     if (!f || (int64_t)f->head.frame <= m->last) { sc_frame_release(f); return false; }
     uint64_t gap = m->last >= 0 ? (uint64_t)((int64_t)f->head.frame - m->last - 1) : 0;
     int n = snprintf(m->head, sizeof m->head, "%sContent-Type: image/jpeg\r\nContent-Length: %zu\r\nX-Frame: %llu\r\nX-Pts-Us: %llu\r\n\r\n",
@@ -59,7 +55,7 @@ static bool next_frame(struct motion *m) {
     m->at = 0;
     m->last = (int64_t)f->head.frame;
     m->frame = f;
-    sc_channel_count(m->channel, 1, gap);
+    sc_channel_count(m->feed.channel, 1, gap);
     SC_COUNT(bytes_sent, f->jpeg_bytes);
     return true;
 }
@@ -79,14 +75,11 @@ static ssize_t reader(void *cls, uint64_t pos, char *buf, size_t max) {
     struct motion *m = cls;
     (void)pos;
     if (!m->frame && !next_frame(m)) {
-        if (over(m->channel)) return MHD_CONTENT_READER_END_OF_STREAM;
-        pthread_mutex_lock(&m->http->lock);
-        bool got = next_frame(m) || over(m->channel);
-        if (!got) {
-            m->suspended = true;
-            MHD_suspend_connection(m->connection);
-        }
-        pthread_mutex_unlock(&m->http->lock);
+        if (over(m->feed.channel)) return MHD_CONTENT_READER_END_OF_STREAM;
+        pthread_mutex_lock(&m->feed.http->lock);
+        bool got = next_frame(m) || over(m->feed.channel);
+        if (!got) http_feed_suspend(&m->feed);
+        pthread_mutex_unlock(&m->feed.http->lock);
         if (!m->frame) return got ? MHD_CONTENT_READER_END_OF_STREAM : 0;
     }
     size_t n = 0, base = 0;
@@ -102,26 +95,15 @@ static ssize_t reader(void *cls, uint64_t pos, char *buf, size_t max) {
 
 static void reader_free(void *cls) {
     struct motion *m = cls;
-    pthread_mutex_lock(&m->http->lock);
-    for (struct motion **p = &m->http->motions; *p; p = &(*p)->next)
-        if (*p == m) { *p = m->next; break; }
-    pthread_mutex_unlock(&m->http->lock);
-    sc_channel_viewer(m->channel, -1, false, sc_now_ns());
-    sc_log(SC_LOG_INFO, "http", "session=%s motion-jpeg viewer left", sc_channel_id(m->channel));
+    http_feed_end(&m->feed.http->motions, &m->feed);
+    sc_channel_viewer(m->feed.channel, -1, false, sc_now_ns());
+    sc_log(SC_LOG_INFO, "http", "session=%s motion-jpeg viewer left", sc_channel_id(m->feed.channel));
     sc_frame_release(m->frame);
-    sc_channel_release(m->channel);
+    sc_channel_release(m->feed.channel);
     free(m);
 }
 
-void http_motions_released(sc_http *h, sc_channel *c) {
-    pthread_mutex_lock(&h->lock);
-    for (struct motion *m = h->motions; m; m = m->next) {
-        if (!m->suspended || (c && m->channel != c)) continue;
-        m->suspended = false;
-        MHD_resume_connection(m->connection);
-    }
-    pthread_mutex_unlock(&h->lock);
-}
+void http_motions_released(sc_http *h, sc_channel *c) { http_feeds_resume(h, &h->motions, c, UINT64_MAX); }
 
 enum MHD_Result http_get_motion(struct sc_request *r) {
     static const char type[] = "multipart/x-mixed-replace; boundary=" BOUNDARY;
@@ -142,14 +124,9 @@ enum MHD_Result http_get_motion(struct sc_request *r) {
         return http_problem(r, 503, "Out of memory; try again later.");
     }
     if (info) setsockopt(info->connect_fd, SOL_SOCKET, SO_SNDBUF, &bytes, sizeof bytes);
-    m->http = h;
-    m->connection = r->connection;
-    m->channel = c; /* moved */
+    m->feed = (struct feed){.http = h, .connection = r->connection, .channel = c /* moved */};
     m->last = -1;
-    pthread_mutex_lock(&h->lock);
-    m->next = h->motions;
-    h->motions = m;
-    pthread_mutex_unlock(&h->lock);
+    http_feed_begin(&h->motions, &m->feed);
     sc_channel_viewer(c, 1, false, sc_now_ns());
     sc_log(SC_LOG_INFO, "http", "session=%s motion-jpeg viewer", sc_channel_id(c));
     return http_send(r, 200, response, type);

@@ -81,9 +81,9 @@ void sc_cuda_attention_plan(struct sc_cuda *dev, const sc_att_params *p) {
 
 /* Whole rounds first. A last round that is nearly full stays whole too: cutting it would cost more than it gains. */
 void sc_cuda_attention_cut(sc_att_params *p, int sm_count) {
-    const int per_seq = p->heads * ((p->blocks + GROUP - 1) / GROUP);
     int stride = 1;
     p->groups = (p->blocks + GROUP - 1) / GROUP;
+    const int per_seq = p->heads * p->groups;
     p->items = p->seqs * per_seq;
     p->ctas = sm_count < SC_ATT_CUT_MAX ? sm_count : SC_ATT_CUT_MAX;
     for (int s = 0; s < p->seqs; s++) {
