@@ -255,8 +255,20 @@ template <int PER> __global__ static void __launch_bounds__(32 * KEEP_WARPS) kee
     if (block < p.blocks) keep<PER>(p, p.seq[seq_head / p.heads], seq_head, block);
 }
 
-template <int PER> static void launch_keep(struct sc_cuda *dev, const select_params &p, int seqs) {
-    sc::launch(dev, keep_kernel<PER>, dim3((p.blocks + KEEP_WARPS - 1) / KEEP_WARPS, seqs * p.heads), 32 * KEEP_WARPS, 0, 0, p);
+/* Rows of up to 1024 blocks are work enough for a multiprocessor: launched early, CTAs gather where scores are done first, two and more to one. So they ask for shared memory,
+ * which they do not use, that leaves room for no more than their even share. */
+template <int PER> static cudaError_t launch_keep(struct sc_cuda *dev, const select_params &p, int seqs) {
+    enum { SHARED_OF_SM = 228 << 10 };
+    const dim3 grid((p.blocks + KEEP_WARPS - 1) / KEEP_WARPS, seqs * p.heads);
+    const int share = ((int)(grid.x * grid.y) + dev->sm_count - 1) / dev->sm_count, bytes = PER == 32 && dev->cc_major == 9 ? SHARED_OF_SM / (share + 1) : 0;
+    static bool raised;
+    if (bytes && !raised) {
+        const cudaError_t e = cudaFuncSetAttribute(keep_kernel<PER>, cudaFuncAttributeMaxDynamicSharedMemorySize, SHARED_OF_SM / 2);
+        if (e) return e;
+        raised = true;
+    }
+    sc::launch(dev, keep_kernel<PER>, grid, 32 * KEEP_WARPS, (size_t)bytes, 0, p);
+    return cudaSuccess;
 }
 
 sc_status sc_cuda_select(sc_device *device, const sc_select_args *a, sc_error *err) {
@@ -292,8 +304,6 @@ sc_status sc_cuda_select(sc_device *device, const sc_select_args *a, sc_error *e
     }
     const dim3 tiles((columns + COLUMNS - 1) / COLUMNS, a->seqs * a->heads, (p.blocks + ROWS - 1) / ROWS);
     sc::launch(dev, score_kernel, tiles, THREADS, bytes, 0, p);
-    if (window <= 256) launch_keep<8>(dev, p, a->seqs);
-    else if (window <= 1024) launch_keep<32>(dev, p, a->seqs);
-    else launch_keep<0>(dev, p, a->seqs);
-    return sc_cuda_launched("select", err);
+    const cudaError_t e = window <= 256 ? launch_keep<8>(dev, p, a->seqs) : window <= 1024 ? launch_keep<32>(dev, p, a->seqs) : launch_keep<0>(dev, p, a->seqs);
+    return e == cudaSuccess ? sc_cuda_launched("select", err) : sc_fail(err, SC_EGPU, "select: shared memory: %s", cudaGetErrorString(e));
 }
