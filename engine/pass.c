@@ -144,9 +144,9 @@ static sc_status self_attention(const sc_dit *d, sc_work *w, const sc_pass_args 
     const sc_layer_norm_args then = {.x = w->x, .out = w->norm, .m = m, .dim = dim, .eps = (float)d->shape.eps, .weight = l->norm3_w, .bias = l->norm3_b};
     sc_qkv_args qkv = {.qkv = w->qkv, .qkv_type = w->qkv_type, .seqs = a->seqs, .heads = d->shape.heads, .head_dim = d->shape.head_dim, .norm_q = l->norm_q,
                        .norm_k = l->norm_k, .eps = (float)d->shape.eps, .blocks = a->layout->blocks, .rope = a->layout->rope, .pages = a->pages,
-                       .q = w->q, .rep_q = w->rep_q};
+                       .q_scale = sc_q_scale_of(d->dev->act, d->shape.head_dim), .q = w->q, .rep_q = w->rep_q};
     sc_attention_args att = {.seqs = a->seqs, .heads = d->shape.heads, .head_dim = d->shape.head_dim, .blocks = a->layout->blocks, .rope = a->layout->rope,
-                             .pages = a->pages, .q = w->q, .list = a->sparse ? w->list : NULL, .list_stride = w->list_stride, .out = w->heads_out};
+                             .pages = a->pages, .q_scale = qkv.q_scale, .q = w->q, .list = a->sparse ? w->list : NULL, .list_stride = w->list_stride, .out = w->heads_out};
     sc_status rc;
 
     layer_views(d, a, layer, qkv.view);

@@ -25,6 +25,7 @@
 #define SC_KERNELS_OPS_H
 #include "base/dtype.h"
 #include "base/status.h"
+#include <math.h>
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -156,7 +157,7 @@ typedef struct {
 
 /* After the fused q|k|v product: per row, RMSNorm over the whole width of q and of k, rotation by the in-chunk angle; q to `q`,
  * k and v to the pages of the own chunk (slots window_base + window - blocks + b), block means of the rotated q and k (f32,
- * before any rounding to act) to rep_q and pages->rep_k. */
+ * before any rounding to act) to rep_q and pages->rep_k. q is stored times q_scale, rep_q is not. */
 typedef struct {
     const void *qkv; sc_dtype qkv_type; /* [seqs * tokens][3 * heads * head_dim] */
     int seqs, heads, head_dim;
@@ -166,9 +167,15 @@ typedef struct {
     sc_rope rope;
     sc_pages pages;
     sc_kv_view view[SC_MAX_BATCH];
+    float q_scale;                      /* 0: 1 */
     void *q;                            /* act [seqs][heads][tokens][head_dim] */
     float *rep_q;                       /* f32 [seqs][heads][blocks][head_dim] */
 } sc_qkv_args;
+
+/* The q_scale that leaves attention nothing to multiply: in bf16, where a factor costs no precision as long as it comes before the rounding, scores are powers of two at once. In f16
+ * the pocket model's choices hang on how q is rounded, and f32 gains nothing. */
+static inline float sc_q_scale_of(sc_dtype act, int head_dim) { return act == SC_BF16 ? (float)(1.4426950408889634 / sqrt((double)head_dim)) : 1.0f; }
+static inline float sc_q_scale(float q_scale) { return q_scale != 0 ? q_scale : 1.0f; }
 
 /* Which slots each query block attends. Scores S[i][j] = (rep_q[i] rotated by the age of slot j) . rep_k[slot j] / sqrt(d) for
  * all of P and L. list = all of P, then, ascending, the own block and the keep-1 others of L with the highest S (ties: lower
@@ -187,7 +194,7 @@ typedef struct {
     int list_stride;
 } sc_select_args;
 
-/* out = softmax(q k^T / sqrt(d)) v over the valid tokens of the listed slots; q rotated by the age of the slot it looks at (frame
+/* out = softmax(q k^T / (q_scale sqrt(d))) v over the valid tokens of the listed slots; q rotated by the age of the slot it looks at (frame
  * pairs only). Count of list entries is the same for all heads and blocks of a sequence. list NULL: every slot of P and L. */
 typedef struct {
     int seqs, heads, head_dim;
@@ -195,6 +202,7 @@ typedef struct {
     sc_rope rope;
     sc_pages pages;
     sc_kv_view view[SC_MAX_BATCH];
+    float q_scale;               /* what q is stored times; 0: 1. See sc_q_scale_of */
     const void *q;               /* act [seqs][heads][tokens][head_dim] */
     const int32_t *list;
     int list_stride, list_count[SC_MAX_BATCH];

@@ -93,7 +93,7 @@ static void qkv_item(void *ctx, int item, int thread) {
     int s = item / a->blocks.blocks, b = item % a->blocks.blocks, dim = a->head_dim, width = a->heads * dim;
     int first = a->blocks.start_host[b], length = a->blocks.start_host[b + 1] - first;
     const sc_kv_view *view = &a->view[s];
-    float *nq = run->work + (size_t)thread * run->work_row, *nk = nq + width, *sum_q = nk + width, *sum_k = sum_q + width;
+    float *nq = run->work + (size_t)thread * run->work_row, *nk = nq + width, *sum_q = nk + width, *sum_k = sum_q + width, q_scale = sc_q_scale(a->q_scale);
 
     memset(sum_q, 0, 2 * (size_t)width * sizeof(float));
     for (int t = 0; t < length; t++) {
@@ -105,7 +105,9 @@ static void qkv_item(void *ctx, int item, int thread) {
             int page = view->slots[h * view->slot_stride + view->window_base + view->window - a->blocks.blocks + b].page;
             size_t at = ((size_t)page * (size_t)a->pages.page_rows + (size_t)t) * (size_t)dim;
             size_t row = ((size_t)s * (size_t)a->heads + (size_t)h) * (size_t)a->blocks.tokens + (size_t)(first + t);
-            run->kern->rotate((float *)a->q + row * (size_t)dim, sum_q + h * dim, nq + h * dim, cs, dim);
+            float *q = (float *)a->q + row * (size_t)dim;
+            run->kern->rotate(q, sum_q + h * dim, nq + h * dim, cs, dim);
+            for (int i = 0; q_scale != 1 && i < dim; i++) q[i] *= q_scale;
             run->kern->rotate((float *)a->pages.k + at, sum_k + h * dim, nk + h * dim, cs, dim);
             memcpy((float *)a->pages.v + at, x + 2 * width + h * dim, (size_t)dim * sizeof(float));
         }
@@ -220,7 +222,7 @@ static void attention_item(void *ctx, int item, int thread) {
     run->kern->attend(&(sc_attend){
         .q = (const float *)a->q + (((size_t)s * (size_t)a->heads + (size_t)h) * (size_t)a->blocks.tokens + (size_t)first) * (size_t)dim, .ldq = dim,
         .out = (float *)a->out + (((size_t)s * (size_t)a->blocks.tokens + (size_t)first) * (size_t)a->heads + (size_t)h) * (size_t)dim,
-        .ldo = (ptrdiff_t)a->heads * dim, .queries = a->blocks.start_host[b + 1] - first, .dim = dim, .scale = 1.0f / sqrtf((float)dim),
+        .ldo = (ptrdiff_t)a->heads * dim, .queries = a->blocks.start_host[b + 1] - first, .dim = dim, .scale = 1.0f / (sc_q_scale(a->q_scale) * sqrtf((float)dim)),
         .keys = keys, .lists = listed, .ldk = dim, .ldv = dim, .turn = run->turns->cs, .turn_pairs = run->turns->pairs, .work = work});
 }
 

@@ -98,10 +98,10 @@ sc_status sc_twin_qkv(sc_device *dev, const sc_qkv_args *a, sc_error *err) {
                     memcpy(page_rows(a->pages.v, &a->pages, page) + (size_t)t * (size_t)dim, x + 2 * width + h * dim, (size_t)dim * sizeof(float));
                 }
             }
-            for (int h = 0; h < a->heads; h++) { /* representatives */
+            for (int h = 0; h < a->heads; h++) { /* representatives, then q as it is stored */
                 int page = view->slots[h * view->slot_stride + view->window_base + view->window - a->blocks.blocks + b].page;
                 size_t head = (size_t)s * (size_t)a->heads + (size_t)h;
-                const float *q = (const float *)a->q + (head * (size_t)a->blocks.tokens + (size_t)first) * (size_t)dim;
+                float *q = (float *)a->q + (head * (size_t)a->blocks.tokens + (size_t)first) * (size_t)dim;
                 const float *k = page_rows(a->pages.k, &a->pages, page);
                 for (int d = 0; d < dim; d++) {
                     float sum_q = 0, sum_k = 0;
@@ -109,6 +109,7 @@ sc_status sc_twin_qkv(sc_device *dev, const sc_qkv_args *a, sc_error *err) {
                     a->rep_q[(head * (size_t)a->blocks.blocks + (size_t)b) * (size_t)dim + (size_t)d] = sum_q / (float)length;
                     a->pages.rep_k[(size_t)page * (size_t)dim + (size_t)d] = sum_k / (float)length;
                 }
+                for (size_t i = 0; i < (size_t)length * (size_t)dim; i++) q[i] *= sc_q_scale(a->q_scale);
             }
         }
     }
@@ -197,7 +198,7 @@ sc_status sc_twin_attention(sc_device *dev, const sc_attention_args *a, sc_error
                         const float *k = page_rows(a->pages.k, &a->pages, slot->page);
                         sc_cpu_turn(turned, q, &a->rope, dim, sc_cpu_age(&a->rope, view, slot));
                         for (int j = 0; j < block_length(&a->blocks, slot->block); j++)
-                            weight[n++] = sc_cpu_dot(turned, k + (size_t)j * (size_t)dim, dim) / sqrtf((float)dim);
+                            weight[n++] = sc_cpu_dot(turned, k + (size_t)j * (size_t)dim, dim) / (sc_q_scale(a->q_scale) * sqrtf((float)dim));
                     }
                     sc_cpu_softmax(weight, n);
                     for (int d = 0; d < dim; d++) out[d] = 0;

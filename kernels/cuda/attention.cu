@@ -26,7 +26,7 @@ __global__ static void age_table_kernel(float2 *table, theta_list theta, int pai
 sc_status sc_cuda_attention_init(struct sc_cuda *dev, sc_error *err) {
     const char *path = getenv("SC_CUDA_PATH");
     const size_t bytes = (size_t)SC_CUDA_AGE_DIGITS * SC_CUDA_AGE_BASE * SC_MAX_ROPE_PAIRS * sizeof(float2);
-    dev->age_pairs = 0;
+    dev->age_pairs = -1;
     dev->force_mma = path && !strcmp(path, "mma");
     cudaError_t e = cudaMalloc((void **)&dev->age_table, bytes);
     return e == cudaSuccess ? SC_OK : sc_fail(err, SC_ENOMEM, "rotations by age: %s", cudaGetErrorString(e));
@@ -41,10 +41,9 @@ sc_status sc_cuda_age_rule(struct sc_cuda *dev, const sc_rope *rope, sc_age_rule
     assert(rope->frame_pairs >= 0 && rope->frame_pairs <= SC_MAX_ROPE_PAIRS);
     *out = sc_age_rule{(const float2 *)dev->age_table, rope->frame_pairs, rope->chunk_frames, rope->max_distance};
     const size_t bytes = (size_t)rope->frame_pairs * sizeof(double);
-    if (!rope->frame_pairs || (dev->age_pairs == rope->frame_pairs && !memcmp(dev->age_theta, rope->theta, bytes))) return SC_OK;
+    if (dev->age_pairs == rope->frame_pairs && (!bytes || !memcmp(dev->age_theta, rope->theta, bytes))) return SC_OK;
     theta_list theta = {};
-    memcpy(theta.v, rope->theta, bytes);
-    memcpy(dev->age_theta, rope->theta, bytes);
+    if (bytes) memcpy(theta.v, rope->theta, bytes), memcpy(dev->age_theta, rope->theta, bytes);
     dev->age_pairs = rope->frame_pairs;
     age_table_kernel<<<SC_CUDA_AGE_DIGITS * SC_CUDA_AGE_BASE, SC_MAX_ROPE_PAIRS, 0, dev->stream>>>((float2 *)dev->age_table, theta,
                                                                                                   rope->frame_pairs);
@@ -77,8 +76,9 @@ sc_status sc_cuda_attention(sc_device *device, const sc_attention_args *a, sc_er
     p.blocks = a->blocks.blocks;
     p.tokens = a->blocks.tokens;
     p.page_rows = a->pages.page_rows;
-    p.scale = (float)(1.0 / sqrt((double)a->head_dim));
-    p.scale_log2 = (float)(1.4426950408889634 / sqrt((double)a->head_dim));
+    const double scale = 1.0 / sqrt((double)a->head_dim) / (double)sc_q_scale(a->q_scale);
+    p.scale = (float)scale;
+    p.scale_log2 = (float)(1.4426950408889634 * scale);
     bool hopper = dev->cc_major == 9 && a->head_dim == SC_ATT_DIM && a->rope.frame_pairs <= SC_ATT_TURNING_PAIRS && !dev->force_mma;
     for (int s = 0; s < a->seqs; s++) hopper = hopper && p.seq[s].window_base + p.seq[s].window <= SC_ATT_SLOTS_MAX;
     return hopper ? sc_cuda_attention_hopper(dev, &p, &a->pages, err) : sc_cuda_attention_mma(dev, &p, err);

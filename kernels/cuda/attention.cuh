@@ -33,7 +33,7 @@ struct sc_att_params {
     const void *q, *k, *v;
     void *out;
     int seqs, heads, head_dim, blocks, tokens, page_rows, list_stride;
-    float scale, scale_log2;
+    float scale, scale_log2; /* of q . k as q is stored */
     /* the Hopper kernel's cut */
     int groups, items, waves, ctas, tail_first, tail_ctas;
     int64_t tail_cost;
@@ -42,7 +42,7 @@ struct sc_att_params {
     int32_t *plan;       /* [items][plan_stride]: slot << GROUP | bits */
     int32_t *plan_count; /* [items] */
     float *partial;   /* [2 * tail_ctas][GROUP][ROWS][DIM] */
-    float2 *partial_ml; /* [2 * tail_ctas][GROUP][ROWS] */
+    float2 *partial_ml; /* [2 * tail_ctas][GROUP][ROWS]; m as a power of two */
 };
 
 /* Slot index of entry `i` of the list of (sequence s, head, block). */

@@ -153,8 +153,8 @@ template <typename T> __global__ static void __launch_bounds__(JOIN_THREADS) att
     for (int base = 0; base < count; base += JOIN_LANES) {
         const int here = min(JOIN_LANES, count - base);
         const float2 ml = real && lane < here ? p.partial_ml[place_of(base + lane)] : make_float2(-INFINITY, 0);
-        const float now = fmaxf(top, row_max(ml.x)), before = base ? hopper::exp2_fast((top - now) * p.scale_log2) : 0;
-        const float f = lane < here && real ? hopper::exp2_fast((ml.x - now) * p.scale_log2) : 0;
+        const float now = fmaxf(top, row_max(ml.x)), before = base ? hopper::exp2_fast(top - now) : 0;
+        const float f = lane < here && real ? hopper::exp2_fast(ml.x - now) : 0;
         top = now;
         l = l * before + row_sum(ml.y * f);
 #pragma unroll

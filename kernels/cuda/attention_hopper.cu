@@ -17,8 +17,8 @@
  *
  * A warpgroup issues page n + 1's S = q K^T and page n's O += P V together; the warpgroups run unsynchronised, so that one's softmax
  * meets the others' products:
- *     entry n + 1 -> issue S, O += P V -> load entry n + 2 -> S done: give K back -> maximum -> O done: give V back
- *     -> scale O if the maximum rose -> exponentials -> P(n+1) to registers
+ *     entry n + 1 -> issue S, O += P V -> load entry n + 2 -> S done: give K back -> [f16: maximum] -> O done: give V back
+ *     -> [f16: scale O if the maximum rose] -> exponentials -> P(n+1) to registers
  * V of page n is held until entry n + 1 is there. When more than PATIENCE pages lie between, the scout says FLUSH: the warpgroup then does
  * O += P V at once, or the ring would fill up behind it. 160 registers a thread hold S (32), P (16), O (64) and the half of q that turns with
  * age (16); the other half of q, 64 channels that no age turns, is read from shared memory by the product itself. What a warpgroup knows of
@@ -28,21 +28,20 @@
  * change of age reloads up to 3 of 4 k-steps from global memory and turns them in place; plans are in order of age, so
  * they change age a handful of times.
  *
- * A softmax is the same for any reference value. A row's is the maximum of the first page, or of the first after a pause, that exceeds the one before by
- * 2^8. In f16 every page is looked at, since P must not reach the type's end. In bf16 it is not, because the look before the exponentials, and
- * the branch behind it, take a twentieth of the kernel's time: whoever has a sum past 2^64 at the end of its piece does it once more, slowly.
+ * attention_rows.cuh has what a thread does with its rows: q, masks, exponentials and what they refer to.
  *
  * Bound: 4 * 64 * 64 * 128 flop a page and block on the tensor cores (512 cycles), of which 60/64 squared count for 60-token
  * blocks. */
 #include "kernels/cuda/attention.cuh"
+#include "kernels/cuda/attention_rows.cuh"
 #include "kernels/cuda/hopper.cuh"
 #include "kernels/cuda/launch.cuh"
 #include "kernels/cuda/mma.cuh"
 #include "kernels/cuda/tensor_map.h"
 
 #include <assert.h>
-#include <type_traits>
 
+using namespace attention;
 using namespace hopper;
 
 enum { GROUP = SC_ATT_GROUP, STAGES = 6, PATIENCE = 2, QUEUE = 16, HALF = 8192, TILE = 2 * HALF, THREADS = 128 * (GROUP + 1) };
@@ -99,12 +98,14 @@ struct work_item {
 
 static_assert(PATIENCE <= STAGES - 2, "a stage held, the ones passed over and the one waited for are all in the ring");
 
-/* What a scout tells its warpgroup; 64 bits, read at once. */
-enum { FLUSH = 14, END = 15 }; /* in place of a stage: finish O, no page comes soon; the piece ends */
+/* What a scout tells its warpgroup; 64 bits, read at once. `what`: 16 bits of the entry's number, from 1 | 8 bits: the page's length | STOP, TURN, SHORT | 4 bits:
+ * its stage, or with STOP what there is in place of a page. */
+enum { FLUSH = 0, END = 1 };                    /* finish O, no page comes soon; the piece ends */
+enum { STOP = 0x10, TURN = 0x20, SHORT = 0x40 }; /* not a page; of another age than the one before; not all that a page can hold, or that is so little */
 struct entry {
-    uint32_t what, age; /* what: 16 bits of the entry's number, from 1 | 12 bits: the page's length | 4 bits: its stage */
-    __device__ int place() const { return what & 15; }
-    __device__ int length() const { return what >> 4 & 127; }
+    uint32_t what, age;
+    __device__ uint32_t place() const { return what & 15; }
+    __device__ int length() const { return what >> 8 & 127; }
 };
 static_assert(QUEUE >= 2 * STAGES + 2, "a page and a FLUSH for each stage and two ENDs: no entry is overwritten before all warps have read it");
 
@@ -112,7 +113,7 @@ struct ring {
     unsigned char k[STAGES][TILE], v[STAGES][TILE]; /* [halves of 64 channels][64 rows][128 bytes] */
     unsigned char q[GROUP][HALF];                   /* channels 64 .. 127 of each warpgroup's block */
     uint64_t k_full[STAGES], v_full[STAGES], k_empty[STAGES], v_empty[STAGES];
-    uint64_t queue[GROUP][QUEUE];                    /* entries of each scout for its warpgroup */
+    alignas(128) uint64_t queue[GROUP][QUEUE];       /* entries of each scout for its warpgroup, number n at n % QUEUE */
     volatile unsigned ended[GROUP];                  /* pieces whose END each warpgroup has read; counted on by an atomic */
     work_item scouted[GROUP];
     work_item work[GROUP]; /* of each warpgroup: shared memory holds it so that the products have the registers */
@@ -169,10 +170,10 @@ static __device__ void produce(const sc_att_params &p, ring &r, const CUtensorMa
 
 /* ---- scouts: a warp for each consumer ------------------------------------------------------------------------------------ */
 
-/* Entry number `count` of a warpgroup's queue, counted on. */
+/* The next entry of a warpgroup's queue; `count` is the last one's number. */
 static __device__ __forceinline__ void tell(ring &r, int member, uint32_t &count, uint32_t what, uint32_t age) {
-    uint64_t &at = r.queue[member][count % QUEUE];
-    store_release(smem_u32(&at), (uint64_t)(++count << 16 | what) << 32 | age);
+    ++count;
+    store_release(smem_u32(&r.queue[member][count % QUEUE]), (uint64_t)(count << 16 | what) << 32 | age);
 }
 
 /* One lane: waits for every stage of every piece and tells its warpgroup of those it keeps. */
@@ -183,6 +184,7 @@ static __device__ void scout(const sc_att_params &p, ring &r, int member) {
     unsigned pieces = 0;
     own.where = walk(p);
     while (own.where.next(p, &own.of)) {
+        uint32_t age = 0;
         int passed = PATIENCE + 1; /* stages since the last page; more than PATIENCE: the warpgroup holds none */
         for (int left = own.of.end - own.of.begin; left > 0; left--) {
             barrier_wait(smem_u32(&r.k_full[s]), parity);
@@ -190,165 +192,60 @@ static __device__ void scout(const sc_att_params &p, ring &r, int member) {
             const uint64_t note = load_acquire(smem_u32(&r.note[s]));
             const uint32_t rows_bits = (uint32_t)(note >> 32);
             if (rows_bits >> member & 1) {
-                tell(r, member, count, (rows_bits >> SC_ATT_GROUP) << 4 | s, (uint32_t)note);
+                const int rows = (int)(rows_bits >> SC_ATT_GROUP);
+                const uint32_t turned = (uint32_t)note != age ? TURN : 0, cut = rows < p.page_rows || rows <= 56 ? SHORT : 0;
+                age = (uint32_t)note;
+                tell(r, member, count, (uint32_t)rows << 8 | cut | turned | (uint32_t)s, age);
                 passed = 0;
             } else {
                 barrier_arrive(smem_u32(&r.k_empty[s]), 4);
                 barrier_arrive(smem_u32(&r.v_empty[s]), 4);
-                if (++passed == PATIENCE + 1) tell(r, member, count, FLUSH, 0);
+                if (++passed == PATIENCE + 1) tell(r, member, count, STOP | FLUSH, 0);
             }
             if (++s == STAGES) s = 0, parity ^= 1;
         }
         while (r.ended[member] < pieces) {} /* the END before is read */
         pieces++;
-        tell(r, member, count, END, 0);
+        tell(r, member, count, STOP | END, 0);
     }
 }
 
 /* ---- consumers: one query block a warpgroup ----------------------------------------------------------------------------- */
-
-/* This thread's first row of its warpgroup's 64; the second is 8 below. */
-static __device__ __forceinline__ int own_row() { return (threadIdx.x >> 5 & 3) * 16 + (threadIdx.x & 31) / 4; }
-
-/* Registers of q's channels 0 .. 63, turned by `age`: k-step ks, lane (row g = lane / 4, t = lane % 4) holds pairs 8 ks + t and
- * 8 ks + t + 4 of rows g and g + 8. `first`: all k-steps, else only those with frame pairs. */
-template <typename T> static __device__ __forceinline__ void load_q(uint32_t (&q)[4][4], const work_item &w, const sc_age_rule &rule, int age, bool first) {
-    const int t = threadIdx.x & 3, row = own_row(), rows = w.rows;
-    const uint32_t *at = (const uint32_t *)((const T *)w.q + row * SC_ATT_DIM) + t;
-#pragma unroll
-    for (int ks = 0; ks < 4; ks++) {
-        if (!first && ks * 8 >= rule.pairs) continue;
-#pragma unroll
-        for (int half = 0; half < 2; half++) {
-            const int pair = ks * 8 + t + half * 4;
-            uint32_t a = row < rows ? __ldg(at + ks * 8 + half * 4) : 0, b = row + 8 < rows ? __ldg(at + 4 * SC_ATT_DIM + ks * 8 + half * 4) : 0;
-            if (age && pair < rule.pairs) {
-                const float2 c = age_rotation(rule.table, age, pair), x = sc::unpack2<T>(a), y = sc::unpack2<T>(b);
-                a = sc::pack2<T>(x.x * c.x - x.y * c.y, x.x * c.y + x.y * c.x);
-                b = sc::pack2<T>(y.x * c.x - y.y * c.y, y.x * c.y + y.y * c.x);
-            }
-            q[ks][half * 2] = a;
-            q[ks][half * 2 + 1] = b;
-        }
-    }
-}
-
-/* Channels 64 .. 127 of the block's rows to the warpgroup's tile, zeros past its end. A thread does half a row. */
-template <typename T> static __device__ __forceinline__ void store_q_half(unsigned char *tile, const T *block, int rows) {
-    const int row = (threadIdx.x & 127) >> 1, first = (threadIdx.x & 1) * 4;
-    const uint4 *from = (const uint4 *)(block + row * SC_ATT_DIM + 64) + first;
-#pragma unroll
-    for (int i = 0; i < 4; i++)
-        *(uint4 *)(tile + row * 128 + (((first + i) ^ (row & 7)) << 4)) = row < rows ? __ldg(from + i) : make_uint4(0, 0, 0, 0);
-    proxy_fence();
-}
-
-/* Largest of a row's 64 columns: its four lanes hold 16 each. */
-static __device__ __forceinline__ float row_top(float x) {
-    x = fmaxf(x, __shfl_xor_sync(~0u, x, 1));
-    return fmaxf(x, __shfl_xor_sync(~0u, x, 2));
-}
-
-/* Columns past a page's length count for nothing. */
-static __device__ __forceinline__ void mask_columns(float (&s)[32], int length) {
-    const int t = threadIdx.x & 3;
-    if (length <= 56) {
-#pragma unroll
-        for (int i = 0; i < 32; i++)
-            if ((i >> 2) * 8 + 2 * t + (i & 1) >= length) s[i] = -INFINITY;
-    } else if (length < 64) {
-#pragma unroll
-        for (int i = 28; i < 32; i++)
-            if (56 + 2 * t + (i & 1) >= length) s[i] = -INFINITY;
-    }
-}
-
-/* Reference values (unscaled scores) and sums of this thread's two rows. */
-struct softmax_rows {
-    float m0, m1, l0, l1;
-};
-
-/* Whether P's type ends so soon above the reference that every page's scores are looked at. Else the sums tell when they have gone past LIMIT, still far
- * from where f32, of which P's type has the range, ends for O. */
-template <typename T> constexpr bool narrow = std::is_same<T, __half>::value;
-static constexpr float LIMIT = 0x1p64f;
-
-/* The references, raised when one of the warp's scores exceeds its row's by 2^8; the lanes only talk then. True: they rose, O is to be scaled by c. */
-static __device__ __forceinline__ bool raise_maxima(const float (&s)[32], softmax_rows &r, float scale, float2 &c) {
-    float top[4];
-#pragma unroll
-    for (int i = 0; i < 4; i++) top[i] = fmaxf(s[i], s[i + 4]);
-#pragma unroll
-    for (int i = 8; i < 32; i++) top[i & 3] = fmaxf(top[i & 3], s[i]);
-    float top0 = fmaxf(top[0], top[1]), top1 = fmaxf(top[2], top[3]);
-    if (!__any_sync(~0u, fmaxf(top0 - r.m0, top1 - r.m1) * scale > 8.0f)) return false;
-    top0 = row_top(top0), top1 = row_top(top1);
-    const float n0 = fmaxf(r.m0, top0), n1 = fmaxf(r.m1, top1);
-    c = make_float2(exp2_fast((r.m0 - n0) * scale), exp2_fast((r.m1 - n1) * scale));
-    r.m0 = n0, r.m1 = n1, r.l0 *= c.x, r.l1 *= c.y;
-    return true;
-}
-
-/* s becomes the exponentials of a page, their sums are counted. A branch on them would cost what looking at the scores costs. */
-static __device__ __forceinline__ void exponentials(float (&s)[32], softmax_rows &r, float scale) {
-    const float b0 = r.m0 * scale, b1 = r.m1 * scale;
-#pragma unroll
-    for (int i = 0; i < 32; i += 4) {
-        s[i] = exp2_fast(s[i] * scale - b0), s[i + 1] = exp2_fast(s[i + 1] * scale - b0);
-        s[i + 2] = exp2_fast(s[i + 2] * scale - b1), s[i + 3] = exp2_fast(s[i + 3] * scale - b1);
-    }
-#pragma unroll
-    for (int i = 0; i < 32; i += 4) r.l0 += s[i] + s[i + 1], r.l1 += s[i + 2] + s[i + 3];
-}
-
-static __device__ __forceinline__ void scale_rows(float (&o)[64], float2 c) {
-#pragma unroll
-    for (int i = 0; i < 64; i += 4) o[i] *= c.x, o[i + 1] *= c.x, o[i + 2] *= c.y, o[i + 3] *= c.y;
-}
-
-/* P as the A operand of the second product. */
-template <typename T> static __device__ __forceinline__ void pack_p(uint32_t (&pr)[4][4], const float (&s)[32]) {
-#pragma unroll
-    for (int i = 0; i < 32; i += 4) {
-        pr[i >> 3][(i >> 1) & 2] = sc::pack2<T>(s[i], s[i + 1]);
-        pr[i >> 3][((i >> 1) & 2) + 1] = sc::pack2<T>(s[i + 2], s[i + 3]);
-    }
-}
 
 /* One lane of each warp gives a tile back. */
 static __device__ __forceinline__ void give_back(uint64_t &empty) {
     if ((threadIdx.x & 31) == 0) barrier_arrive(smem_u32(&empty), 1);
 }
 
-/* What the queue has in place of entry `turn`: that entry or an older one. */
-static __device__ __forceinline__ entry look(ring &r, int member, uint32_t turn) {
-    const uint64_t e = load_acquire(smem_u32(&r.queue[member][turn % QUEUE]));
+/* What the queue has in place of the entry whose number stands in the upper half of `turn`: that entry or an older one. */
+static __device__ __forceinline__ entry look(const ring &r, int member, uint32_t turn) {
+    const uint64_t e = load_acquire(smem_u32(r.queue[member]) | (turn >> 13 & 8 * (QUEUE - 1)));
     return {(uint32_t)(e >> 32), (uint32_t)e};
 }
-/* Makes e, which look() brought, entry `turn`. */
-static __device__ __forceinline__ void await(ring &r, int member, uint32_t turn, entry &e) {
-    while (e.what >> 16 != (turn + 1 & 0xffff)) e = look(r, member, turn);
-    e.age = __shfl_sync(~0u, e.age, 0); /* the same in all lanes: branches and descriptors in uniform registers */
-    e.what = __shfl_sync(~0u, e.what, 0);
+/* Makes e, which look() brought, that entry. */
+static __device__ __forceinline__ void await(const ring &r, int member, uint32_t turn, entry &e) {
+    while ((e.what ^ turn) >> 16) e = look(r, member, turn);
 }
+enum { NEXT = 1 << 16 };
 
-/* S = q K^T of the stage, issued. */
-template <typename T> static __device__ __forceinline__ void issue_scores(float (&s)[32], const uint32_t (&q)[4][4], ring &r, int member, int stage) {
-    const uint64_t k = tile_desc(smem_u32(r.k[stage]), 16), q_half = tile_desc(smem_u32(r.q[member]), 16);
+/* S = q K^T of the stage, issued. The shuffle tells the compiler that all lanes mean one stage: descriptors are made in uniform registers. */
+template <typename T> static __device__ __forceinline__ void issue_scores(float (&s)[32], const uint32_t (&q)[4][4], const ring &r, int member, uint32_t stage) {
+    const uint32_t k = tile_low(smem_u32(r.k[0]), 16) + __shfl_sync(~0u, stage, 0) * (TILE >> 4);
+    const uint64_t q_half = tile_desc(smem_u32(r.q[member]), 16);
     wgmma_fence();
 #pragma unroll
-    for (int ks = 0; ks < 4; ks++) wgmma_64(s, q[ks], k + ks * (32 >> 4), ks != 0, T());
+    for (int ks = 0; ks < 4; ks++) wgmma_64(s, q[ks], tile_desc_of(k + ks * (32 >> 4)), ks != 0, T());
 #pragma unroll
-    for (int ks = 0; ks < 4; ks++) wgmma_64_shared(s, q_half + ks * (32 >> 4), k + (HALF >> 4) + ks * (32 >> 4), T());
+    for (int ks = 0; ks < 4; ks++) wgmma_64_shared(s, q_half + ks * (32 >> 4), tile_desc_of(k + (HALF >> 4) + ks * (32 >> 4)), T());
     wgmma_commit();
 }
 
 /* O += P V of the stage, issued. */
-template <typename T> static __device__ __forceinline__ void issue_output(float (&o)[64], const uint32_t (&pr)[4][4], ring &r, int stage) {
-    const uint64_t v = tile_desc(smem_u32(r.v[stage]), HALF);
+template <typename T> static __device__ __forceinline__ void issue_output(float (&o)[64], const uint32_t (&pr)[4][4], const ring &r, uint32_t stage) {
+    const uint32_t v = tile_low(smem_u32(r.v[0]), HALF) + __shfl_sync(~0u, stage, 0) * (TILE >> 4);
     wgmma_fence();
 #pragma unroll
-    for (int ks = 0; ks < 4; ks++) wgmma_128(o, pr[ks], v + ks * (2048 >> 4), T());
+    for (int ks = 0; ks < 4; ks++) wgmma_128(o, pr[ks], tile_desc_of(v + ks * (2048 >> 4)), T());
     wgmma_commit();
 }
 
@@ -380,19 +277,21 @@ static __device__ __forceinline__ uint32_t two_rows(const uint16_t *v, bool firs
 template <typename T>
 static __device__ __forceinline__ void once_more(float (&o)[64], softmax_rows &sums, const sc_att_params &p, const ring &r, int member) {
     const work_item &w = r.work[member];
+    const float scale = score_scale<T>(p), factor = q_factor<T>(p);
     uint32_t q[4][4], pr[4][4];
     int thread, age = 0; /* volatile: what follows from it takes no registers of those who never come here */
     asm volatile("mov.u32 %0, %%tid.x;" : "=r"(thread));
     const int g = thread / 4 & 7, t = thread & 3, row = (thread >> 5 & 3) * 16 + g;
     sums = {-INFINITY, -INFINITY, 0, 0};
+    const page_edge edge(SC_ATT_ROWS); /* what is past a page's length is masked */
 #pragma unroll
     for (int i = 0; i < 64; i++) o[i] = 0;
-    load_q<T>(q, w, p.age, 0, true);
+    load_q<T>(q, (const T *)w.q, w.rows, p.age, 0, true, factor);
 #pragma unroll 1
     for (int i = 0; i < w.of.end - w.of.begin; i++) {
         const int3 planned = planned_page(p, w.of, i); /* page, age, rows << 3 | bits */
         if (!(planned.z >> member & 1)) continue;
-        if (planned.y != age) load_q<T>(q, w, p.age, age = planned.y, false);
+        if (planned.y != age) load_q<T>(q, (const T *)w.q, w.rows, p.age, age = planned.y, false, factor);
         const size_t page = (size_t)planned.x * p.page_rows * SC_ATT_DIM;
         const T *k = (const T *)p.k + page + g * SC_ATT_DIM + 2 * t;
         const uint16_t *v = (const uint16_t *)p.v + page + 2 * t * SC_ATT_DIM + g;
@@ -414,8 +313,8 @@ static __device__ __forceinline__ void once_more(float (&o)[64], softmax_rows &s
             }
         }
         mask_columns(s, planned.z >> SC_ATT_GROUP);
-        if (raise_maxima(s, sums, p.scale_log2, c)) scale_rows(o, c);
-        exponentials(s, sums, p.scale_log2);
+        if (raise_maxima(s, sums, scale, c)) scale_rows(o, c);
+        exponentials<true>(s, sums, scale, edge);
         pack_p<T>(pr, s);
 #pragma unroll
         for (int ks = 0; ks < 4; ks++) {
@@ -427,15 +326,12 @@ static __device__ __forceinline__ void once_more(float (&o)[64], softmax_rows &s
             }
         }
     }
+    row_sums(sums);
 }
 
 /* The block's rows of a whole item to `out`, or a piece's unfinished sums to the workspace. */
 template <typename T> static __device__ __forceinline__ void store_output(const sc_att_params &p, const work_item &w, int member, const float (&o)[64], softmax_rows sums) {
     const int row = own_row(), t = threadIdx.x & 3;
-    sums.l0 += __shfl_xor_sync(~0u, sums.l0, 1);
-    sums.l1 += __shfl_xor_sync(~0u, sums.l1, 1);
-    sums.l0 += __shfl_xor_sync(~0u, sums.l0, 2);
-    sums.l1 += __shfl_xor_sync(~0u, sums.l1, 2);
     if (w.of.slot < 0) {
         const float i0 = 1 / sums.l0, i1 = 1 / sums.l1;
         const size_t width = (size_t)p.heads * SC_ATT_DIM;
@@ -453,22 +349,23 @@ template <typename T> static __device__ __forceinline__ void store_output(const 
             *(float2 *)(out + j * 8) = make_float2(o[4 * j], o[4 * j + 1]);
             *(float2 *)(out + 8 * SC_ATT_DIM + j * 8) = make_float2(o[4 * j + 2], o[4 * j + 3]);
         }
-        if (t == 0) p.partial_ml[place] = make_float2(sums.m0, sums.l0), p.partial_ml[place + 8] = make_float2(sums.m1, sums.l1);
+        const float scale = score_scale<T>(p);
+        if (t == 0) p.partial_ml[place] = make_float2(sums.m0 * scale, sums.l0), p.partial_ml[place + 8] = make_float2(sums.m1 * scale, sums.l1);
     }
 }
 
 template <typename T> static __device__ void consume(const sc_att_params &p, ring &r, int member) {
-    const float scale = p.scale_log2;
-    uint32_t turn = 0;
+    const float scale = score_scale<T>(p), factor = q_factor<T>(p);
+    uint32_t turn = NEXT;
     member = __shfl_sync(~0u, member, 0);
     if ((threadIdx.x & 127) == 0) r.work[member].where = walk(p);
+    const page_edge edge(narrow<T> ? SC_ATT_ROWS : p.page_rows);
     while (next_work<T>(p, r, member)) {
         uint32_t q[4][4], pr[4][4];
-        float s[32], o[64], most = 0; /* most: of the sums, before they are scaled */
+        float s[32], o[64];
         softmax_rows sums = {-INFINITY, -INFINITY, 0, 0};
-        uint32_t age = 0;
-        load_q<T>(q, r.work[member], p.age, 0, true);
-        store_q_half(r.q[member], (const T *)r.work[member].q, r.work[member].rows);
+        load_q<T>(q, (const T *)r.work[member].q, r.work[member].rows, p.age, 0, true, factor);
+        store_q_half(r.q[member], (const T *)r.work[member].q, r.work[member].rows, factor);
         warpgroup_sync(1 + member);
 #pragma unroll
         for (int i = 0; i < 64; i++) o[i] = 0;
@@ -477,29 +374,29 @@ template <typename T> static __device__ void consume(const sc_att_params &p, rin
         for (;;) {
             float2 c;
             await(r, member, turn, e);
-            turn++;
-            if (e.place() == END) break;
-            if (e.place() == FLUSH) { /* of the last run of pages, which is done */
-                e = look(r, member, turn);
+            turn += NEXT;
+            if (e.what & STOP) {
+                if (e.place() == END) break;
+                e = look(r, member, turn); /* a FLUSH of the last run of pages, which is done */
                 continue;
             }
-            if (e.age != age) load_q<T>(q, r.work[member], p.age, age = e.age, false);
+            if (e.what & TURN) load_q<T>(q, (const T *)r.work[member].q, r.work[member].rows, p.age, e.age, false, factor);
             issue_scores<T>(s, q, r, member, e.place());
             wgmma_wait<0>();
             registers_ready(s);
             give_back(r.k_empty[e.place()]);
-            mask_columns(s, e.length());
-            most = fmaxf(most, fmaxf(sums.l0, sums.l1));
-            if (raise_maxima(s, sums, scale, c)) scale_rows(o, c);
-            exponentials(s, sums, scale);
+            if (narrow<T> || e.what & SHORT) mask_columns(s, e.length());
+            if (!narrow<T>) sums.m0 = sums.m1 = 0;
+            else if (raise_maxima(s, sums, scale, c)) scale_rows(o, c);
+            exponentials<narrow<T>>(s, sums, scale, edge);
             pack_p<T>(pr, s);
-            int before = e.place();
+            uint32_t before = e.place();
             e = look(r, member, turn);
             for (;;) {
                 await(r, member, turn, e);
-                if (e.place() >= FLUSH) break;
-                turn++;
-                if (e.age != age) load_q<T>(q, r.work[member], p.age, age = e.age, false);
+                if (e.what & STOP) break;
+                turn += NEXT;
+                if (e.what & TURN) load_q<T>(q, (const T *)r.work[member].q, r.work[member].rows, p.age, e.age, false, factor);
                 issue_scores<T>(s, q, r, member, e.place());
                 issue_output<T>(o, pr, r, before);
                 const entry now = e;
@@ -507,13 +404,13 @@ template <typename T> static __device__ void consume(const sc_att_params &p, rin
                 wgmma_wait<1>();
                 registers_ready(s);
                 give_back(r.k_empty[now.place()]);
-                mask_columns(s, now.length());
+                if (narrow<T> || now.what & SHORT) mask_columns(s, now.length());
                 const bool rose = narrow<T> && raise_maxima(s, sums, scale, c);
                 wgmma_wait<0>();
                 registers_ready(o);
                 give_back(r.v_empty[before]);
                 if (rose) scale_rows(o, c);
-                exponentials(s, sums, scale);
+                exponentials<narrow<T>>(s, sums, scale, edge);
                 pack_p<T>(pr, s);
                 before = now.place();
             }
@@ -523,7 +420,11 @@ template <typename T> static __device__ void consume(const sc_att_params &p, rin
             give_back(r.v_empty[before]);
         }
         if ((threadIdx.x & 127) == 0) atomicAdd((unsigned *)&r.ended[member], 1);
-        if (!narrow<T> && __any_sync(~0u, fmaxf(most, fmaxf(sums.l0, sums.l1)) > LIMIT)) once_more<T>(o, sums, p, r, member);
+        row_sums(sums);
+        if (!narrow<T>) { /* m0 is 0 when there was a page */
+            const bool far = fmaxf(sums.l0, sums.l1) > HIGHEST || fminf(sums.l0, sums.l1) < LOWEST;
+            if (__any_sync(~0u, sums.m0 == 0 && far)) once_more<T>(o, sums, p, r, member);
+        }
         store_output<T>(p, r.work[member], member, o, sums);
     }
 }

@@ -37,7 +37,7 @@ struct sc_cuda {
     /* attention.cu, select.cu: the rotations by age, remade on the stream when a model with other angles comes. */
     float *age_table;                         /* device [AGE_DIGITS][AGE_BASE][SC_MAX_ROPE_PAIRS][2] */
     double age_theta[SC_MAX_ROPE_PAIRS];
-    int age_pairs;                            /* 0: not made yet */
+    int age_pairs;                            /* -1: not made yet */
     int force_mma;                            /* 1: mma.sync everywhere, as on a card without wgmma; 0: wgmma where card and shape allow it */
 };
 

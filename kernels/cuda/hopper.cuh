@@ -95,6 +95,10 @@ __device__ __forceinline__ uint64_t tile_desc(uint32_t addr, uint32_t lead) {
     return (uint64_t)((addr & 0x3ffff) >> 4) | (uint64_t)(lead >> 4) << 16 | (uint64_t)(1024 >> 4) << 32 | (uint64_t)1 << 62;
 }
 
+/* The same in halves: the lower is moved by adding 16-byte units to it, without a carry into the upper, which is the same for all. */
+__device__ __forceinline__ uint32_t tile_low(uint32_t addr, uint32_t lead) { return (addr & 0x3ffff) >> 4 | (lead >> 4) << 16; }
+__device__ __forceinline__ uint64_t tile_desc_of(uint32_t low) { return (uint64_t)low | (uint64_t)(1024 >> 4 | 1 << 30) << 32; }
+
 /* 32 accumulators of a thread, from d[o] on, as operands that are read and written. */
 #define SC_WGMMA_ACC32(d, o) \
     "+f"(d[(o) + 0]), "+f"(d[(o) + 1]), "+f"(d[(o) + 2]), "+f"(d[(o) + 3]), \

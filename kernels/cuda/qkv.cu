@@ -52,13 +52,21 @@ typedef struct {
     void *q, *k, *v;
     float *rep_q, *rep_k;
     int heads, tokens, blocks, page_rows;
-    float eps;
+    float eps, q_scale;
     struct { const sc_kv_slot *slots; int stride, own; } view[SC_MAX_BATCH]; /* own: index of the first slot of the own chunk */
 } heads_args;
 
 /* 16 bytes to global memory in one store: of some of those written as an assignment the compiler makes four, which each touch all sectors. */
 __device__ __forceinline__ void store16(void *p, uint4 u) {
     asm volatile("st.global.v4.b32 [%0], {%1, %2, %3, %4};" ::"l"(__cvta_generic_to_global(p)), "r"(u.x), "r"(u.y), "r"(u.z), "r"(u.w) : "memory");
+}
+
+/* Eight of q as they are stored. */
+template <class T> __device__ __forceinline__ uint4 stored_q(const float y[8], float q_scale) {
+    float v[8];
+#pragma unroll
+    for (int j = 0; j < 8; j++) v[j] = y[j] * q_scale;
+    return pack8<T>(v);
 }
 
 /* y = x * s * weight, then every pair turned by (cos, sin). */
@@ -90,7 +98,7 @@ template <class X, class T> __global__ static void __launch_bounds__(THREADS) he
         load8<X>(v, x + 2 * width);
         load8<float>(cs, a.in_chunk + (size_t)(first + t) * DIM + d);
         norm_rotate(y, q, scale.x, wq, cs);
-        store16((T *)a.q + (head * a.tokens + first + t) * DIM + d, pack8<T>(y));
+        store16((T *)a.q + (head * a.tokens + first + t) * DIM + d, stored_q<T>(y, a.q_scale));
 #pragma unroll
         for (int j = 0; j < 8; j++) sum_q[j] += y[j];
         norm_rotate(y, k, scale.y, wk, cs);
@@ -190,7 +198,7 @@ template <class X, class T, int COUNT> __global__ static void __launch_bounds__(
         if (!mine) continue;
         q.get(x);
         norm_rotate(y, x, scale_q, wq, turn);
-        store16(q_to + t * DIM, pack8<T>(y));
+        store16(q_to + t * DIM, stored_q<T>(y, a.q_scale));
 #pragma unroll
         for (int j = 0; j < 8; j++) sum_q[j] += y[j];
         k.get(x);
@@ -246,7 +254,8 @@ template <class X, class T> __global__ static void __launch_bounds__(THREADS) he
                 const float re = to_float(x[half * width]) * scale * w[0], im = to_float(x[half * width + 1]) * scale * w[1];
                 const float2 y = make_float2(re * c - im * si, re * si + im * c);
                 T *to = half ? (T *)a.k + in_page : (T *)a.q + (head * a.tokens + first + t) * dim + d;
-                to[0] = from_float<T>(y.x), to[1] = from_float<T>(y.y);
+                const float stored = half ? 1.0f : a.q_scale;
+                to[0] = from_float<T>(y.x * stored), to[1] = from_float<T>(y.y * stored);
                 sum[half].x += y.x, sum[half].y += y.y;
             }
             ((T *)a.v)[in_page] = from_float<T>(to_float(x[2 * width]));
@@ -289,7 +298,7 @@ extern "C" sc_status sc_cuda_qkv(sc_device *dev, const sc_qkv_args *a, sc_error 
     assert((size_t)a->seqs * (size_t)a->blocks.tokens * sizeof(float2) <= c->workspace_bytes);
     float2 *scale = (float2 *)c->workspace;
     heads_args h = {a->qkv, scale, a->norm_q, a->norm_k, a->rope.in_chunk, a->blocks.start, a->q, a->pages.k, a->pages.v, a->rep_q, a->pages.rep_k,
-                    a->heads, a->blocks.tokens, a->blocks.blocks, a->pages.page_rows, a->eps, {}};
+                    a->heads, a->blocks.tokens, a->blocks.blocks, a->pages.page_rows, a->eps, sc_q_scale(a->q_scale), {}};
     for (int s = 0; s < a->seqs; s++) {
         h.view[s].slots = a->view[s].slots;
         h.view[s].stride = a->view[s].slot_stride;

@@ -42,6 +42,7 @@ struct shape {
     int window_chunks, capacity, persistent, keep /* 0: no list */, max_distance;
     int p_age_chunks; /* the oldest persistent block, in chunks before the window; 0: all of one age */
     bool leaps;       /* some rows' scores rise by 57 or 170 and more from page to page, past what the exponential of one holds */
+    bool still;       /* no pair turns with age */
 };
 
 /* Sequence s has fewer persistent blocks and less window than sequence 0, and another list count. */
@@ -84,6 +85,7 @@ __global__ static void fill_kernel(uint16_t *p, size_t n, uint32_t seed, bool ha
 struct problem {
     shape c;
     bool half, big; /* big: no host copy of pages, q and out */
+    float q_scale = 0; /* in bf16 as the engine stores q, by turns */
     int tokens = 0, pages = 0, stride = 0, score_stride = 0, list_stride = 0, window_base = 0;
     std::vector<int32_t> start;
     std::vector<double> theta;
@@ -98,6 +100,7 @@ struct problem {
     size_t out_count;
 
     problem(const shape &shape_, bool half_, bool big_) : c(shape_), half(half_), big(big_) {
+        if (!half && !big && c.blocks % 2) q_scale = sc_q_scale_of(SC_BF16, c.dim);
         start.push_back(0);
         for (int b = 0; b < c.blocks; b++)
             start.push_back(start.back() + (c.rows ? c.rows : b % 3 == 0 ? c.page_rows : 1 + (b * 7) % c.page_rows));
@@ -107,7 +110,7 @@ struct problem {
         score_stride = c.capacity + c.window_chunks * c.blocks + 1;
         list_stride = score_stride;
         pages = c.seqs * c.heads * stride;
-        for (int i = 0; i < 22 && i < c.dim / 2; i++) theta.push_back(pow(10000.0, -2.0 * i / 44));
+        for (int i = 0; i < 22 && i < c.dim / 2 && !c.still; i++) theta.push_back(pow(10000.0, -2.0 * i / 44));
 
         std::vector<int32_t> page(pages);
         for (int i = 0; i < pages; i++) page[i] = i;
@@ -140,7 +143,7 @@ struct problem {
             fill_kernel<<<1024, 256>>>(dv, cells, 2, half);
             fill_kernel<<<1024, 256>>>(dq, q_count, 3, half);
         } else {
-            dk = fill(k, cells, 1.0f), dv = fill(v, cells, 1.0f), dq = fill(q, q_count, 1.5f);
+            dk = fill(k, cells, 1.0f), dv = fill(v, cells, 1.0f), dq = fill(q, q_count, 1.5f * sc_q_scale(q_scale));
             if (c.leaps) leap();
             poison_tails();
         }
@@ -169,11 +172,13 @@ struct problem {
         for (size_t i = 0; i < n; i++) u[i] = round16(normal(rng) * scale, half), f[i] = widen16(u[i], half);
         return to_device(u);
     }
-    /* Every fourth row of q meets a higher key in every second page of the window, every fourth but one two keys far above all else. Channels that do not turn,
-     * values that round to themselves: which key wins is no matter of rounding. */
+    /* Every fourth row of q meets a higher key in every second page of the window, every fourth but one two keys far above all else, every fourth but three only keys whose
+     * exponentials are nothing at all. Channels that do not turn: which key wins is no matter of rounding. */
     void leap() {
         std::vector<uint16_t> u(q.size());
-        for (size_t row = 0; row * c.dim < q.size(); row++) q[row * c.dim + 100] = row % 4 == 0 ? 2.0f : 0.0f, q[row * c.dim + 101] = row % 4 == 1 ? 2.0f : 0.0f;
+        for (size_t row = 0; row * c.dim < q.size(); row++)
+            for (int leap = 0; leap < 4; leap++) q[row * c.dim + 100 + leap] = (int)(row % 4) == leap && leap != 2 ? 2 * sc_q_scale(q_scale) : 0.0f;
+        for (size_t cell = 0; cell < k.size(); cell += c.dim) k[cell + 103] = -1280;
         for (size_t i = 0; i < q.size(); i++) u[i] = round16(q[i], half);
         CUDA(cudaMemcpy(dq, u.data(), u.size() * 2, cudaMemcpyHostToDevice));
         for (int sh = 0; sh < c.seqs * c.heads; sh++)
@@ -221,6 +226,7 @@ struct problem {
             a.view[s] = view(s, device ? dslots : slots.data(), device);
             a.list_count[s] = seq_persistent(c, s) + seq_keep(c, s);
         }
+        a.q_scale = q_scale;
         a.q = device ? (void *)dq : (void *)q.data();
         a.list = c.keep ? list : NULL, a.list_stride = list_stride, a.out = out;
         return a;
@@ -345,6 +351,7 @@ static const shape checks[] = {
     {"window over 1024 blocks",         1, 1, 128, 37,  8,  8, 28, 4,  4, 90, 18,  3},
     {"scores that leap",                1, 2, 128,  5, 60, 60,  3, 6,  6,  0, 18,  4, true},
     {"scores that leap, one piece",     1, 50, 128, 9,  8,  8,  3, 2,  2,  0, 18,  2, true},
+    {"no pair turns",                   1, 2, 128,  4, 64, 60, 3,  4,  4,  3, 18,  0, false, true},
 };
 
 /* ---- time --------------------------------------------------------------------------------------------------------------- */

@@ -268,7 +268,8 @@ static void test_qkv(void) {
             const size_t width = (size_t)(s.heads * s.dim), rows = (size_t)(s.seqs * s.tokens), reps = (size_t)(s.seqs * s.blocks) * width;
             buffer qkv = input(rows * 3 * width, f32 ? SC_F32 : act, 1), nq = input(width, SC_F32, 1), nk = input(width, SC_F32, 1), q = output(rows * width, act), rep = output(reps, SC_F32);
             sc_qkv_args t = {.qkv = qkv.host, .qkv_type = SC_F32, .seqs = s.seqs, .heads = s.heads, .head_dim = s.dim, .norm_q = nq.host, .norm_k = nk.host, .eps = 1e-6f,
-                             .blocks = blocks_of(&s, false), .rope = rope_of(&s, false), .pages = pages_of(&s, false), .q = q.host, .rep_q = rep.host}, c = t;
+                             .blocks = blocks_of(&s, false), .rope = rope_of(&s, false), .pages = pages_of(&s, false), .q_scale = f32 ? sc_q_scale_of(act, s.dim) : 0,
+                             .q = q.host, .rep_q = rep.host}, c = t;
             views_of(&s, t.view, false), views_of(&s, c.view, true);
             c.qkv = qkv.dev, c.qkv_type = qkv.type, c.norm_q = nq.dev, c.norm_k = nk.dev, c.q = q.dev, c.rep_q = rep.dev;
             c.blocks = blocks_of(&s, true), c.rope = rope_of(&s, true), c.pages = pages_of(&s, true);
@@ -290,12 +291,13 @@ static void select_attend_and_age(const scene *from, int keep, bool one_age, boo
     set_scene(&s, from, one_age, act);
     const size_t lists = (size_t)(s.seqs * s.heads * s.blocks), width = (size_t)(s.heads * s.dim), count = (size_t)(s.seqs * s.tokens) * width, heads = (size_t)(s.seqs * s.heads);
     const int stride = s.slots + 2;
-    buffer rep_q = input(lists * (size_t)s.dim, SC_F32, 1), q = input(count, act, 1.5f), score = output(lists * (size_t)stride, SC_F32), list = output(lists * (size_t)stride, SC_F32);
+    const float q_scale = keep % 2 ? sc_q_scale_of(act, s.dim) : 0;
+    buffer rep_q = input(lists * (size_t)s.dim, SC_F32, 1), q = input(count, act, 1.5f * sc_q_scale(q_scale)), score = output(lists * (size_t)stride, SC_F32), list = output(lists * (size_t)stride, SC_F32);
     buffer out = output(count, act), mass = output(heads * (size_t)stride, SC_F32), kept = output(heads * (size_t)(s.capacity + 1), SC_F32);
     sc_select_args t = {.seqs = s.seqs, .heads = s.heads, .head_dim = s.dim, .blocks = blocks_of(&s, false), .rope = rope_of(&s, false), .pages = pages_of(&s, false), .rep_q = rep_q.host,
                         .score = score.host, .score_stride = stride, .list = (int32_t *)list.host, .list_stride = stride}, c = t;
-    sc_attention_args at = {.seqs = s.seqs, .heads = s.heads, .head_dim = s.dim, .blocks = t.blocks, .rope = t.rope, .pages = t.pages, .q = q.host, .list = dense ? NULL : t.list,
-                            .list_stride = stride, .out = out.host}, ac;
+    sc_attention_args at = {.seqs = s.seqs, .heads = s.heads, .head_dim = s.dim, .blocks = t.blocks, .rope = t.rope, .pages = t.pages, .q_scale = q_scale, .q = q.host,
+                            .list = dense ? NULL : t.list, .list_stride = stride, .out = out.host}, ac;
     views_of(&s, t.view, false), views_of(&s, c.view, true);
     for (int i = 0; i < s.seqs; i++) {
         const int window = s.chunks * s.blocks, n = keep - i < 1 ? 1 : keep - i > window ? window : keep - i;

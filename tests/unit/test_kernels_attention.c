@@ -80,7 +80,7 @@ static void queries_keys_and_values_match_the_twin(void **state) {
         float *qkv = random_floats(rows * 3 * width, 1), *nq = random_floats(width, 2), *nk = random_floats(width, 3);
         float *q = guarded(rows * width), *want_q = guarded(rows * width), *rep = guarded(reps), *want_rep = guarded(reps);
         sc_qkv_args a = {.qkv = qkv, .seqs = c.seqs, .heads = c.heads, .head_dim = c.dim, .norm_q = nq, .norm_k = nk, .eps = 1e-6f, .blocks = blocks_of(&c),
-                         .rope = rope_of(&c), .pages = pages_of(&c), .q = want_q, .rep_q = want_rep};
+                         .rope = rope_of(&c), .pages = pages_of(&c), .q_scale = i % 2 ? 1.7f : 0, .q = want_q, .rep_q = want_rep};
         memcpy(a.view, c.view, sizeof a.view);
         assert_int_equal(p->twin->ops->qkv(p->twin, &a, NULL), SC_OK);
         a.pages = pages_of(&d), a.q = q, a.rep_q = rep;
@@ -109,8 +109,9 @@ static void select_and_attend(struct pair *p, const struct scene *from, int keep
 
     sc_select_args s = {.seqs = c.seqs, .heads = c.heads, .head_dim = c.dim, .blocks = blocks_of(&c), .rope = rope_of(&c), .pages = pages_of(&c), .rep_q = rep_q,
                         .score = want_score, .score_stride = stride, .list = want_list, .list_stride = stride};
-    sc_attention_args a = {.seqs = c.seqs, .heads = c.heads, .head_dim = c.dim, .blocks = blocks_of(&c), .rope = rope_of(&c), .pages = pages_of(&c), .q = q,
-                           .list = dense ? NULL : want_list, .list_stride = stride, .out = want};
+    sc_attention_args a = {.seqs = c.seqs, .heads = c.heads, .head_dim = c.dim, .blocks = blocks_of(&c), .rope = rope_of(&c), .pages = pages_of(&c),
+                           .q_scale = keep % 2 ? 1.7f : 0, .q = q, .list = dense ? NULL : want_list, .list_stride = stride, .out = want};
+    for (size_t i = 0; i < count; i++) q[i] *= sc_q_scale(a.q_scale);
     memcpy(s.view, c.view, sizeof s.view), memcpy(a.view, c.view, sizeof a.view);
     for (int i = 0; i < c.seqs; i++) {
         s.keep[i] = keep - i < 1 ? 1 : keep - i > c.chunks * c.blocks ? c.chunks * c.blocks : keep - i;
