@@ -44,7 +44,7 @@
 using namespace attention;
 using namespace hopper;
 
-enum { GROUP = SC_ATT_GROUP, STAGES = 6, PATIENCE = 2, QUEUE = 16, HALF = 8192, TILE = 2 * HALF, THREADS = 128 * (GROUP + 1) };
+enum { GROUP = SC_ATT_GROUP, STAGES = 6, PATIENCE = 1, QUEUE = 16, HALF = 8192, TILE = 2 * HALF, THREADS = 128 * (GROUP + 1) };
 static_assert(2 * SC_ATT_TURNING_PAIRS == 64, "the half of q in registers is the one that turns");
 
 /* A run [begin, end) of an item's plan. slot: where its sums go, -1 = it is the whole item. */
@@ -272,7 +272,7 @@ static __device__ __forceinline__ uint32_t two_rows(const uint16_t *v, bool firs
     return (first ? __ldg(v) : 0u) | (second ? (uint32_t)__ldg(v + SC_ATT_DIM) : 0u) << 16;
 }
 
-/* The warp's 16 rows of its piece from the beginning, for scores that leave the first page's maximum too far below: each page's maximum is looked at,
+/* The warp's 16 rows of its piece from the beginning, for sums that ended outside LOWEST to HIGHEST: each page's maximum is looked at,
  * products by mma.sync, K and V from where they lie, since the ring has gone on. Rows of q past 64 channels still stand in shared memory. */
 template <typename T>
 static __device__ __forceinline__ void once_more(float (&o)[64], softmax_rows &sums, const sc_att_params &p, const ring &r, int member) {
