@@ -291,13 +291,11 @@ sc_status sc_tae_decode(const sc_tae *t, sc_tae_state *s, const float *latent, i
     TRY(ops->conv(t->dev, &(sc_conv_args){.w = t->first, .x = a, .out = x, .n = n, .h = h, .w_px = w, .relu = true}, err));
     for (int i = 0; i < SC_TAE_LEVELS; i++) {
         const level *l = &t->level[i];
-        const size_t frame = (size_t)(h * w) * (size_t)l->width * act;
         for (int k = 0; k < SC_TAE_BLOCKS; k++) {
             void *past = s->past[i * SC_TAE_BLOCKS + k];
             TRY(ops->conv(t->dev, &(sc_conv_args){.w = l->block[k].conv[0], .x = x, .past = past, .out = a, .n = n, .h = h, .w_px = w, .relu = true}, err));
-            TRY(ops->copy(t->dev, past, (char *)x + (size_t)(n - 1) * frame, frame, err));
             TRY(ops->conv(t->dev, &(sc_conv_args){.w = l->block[k].conv[1], .x = a, .out = b, .n = n, .h = h, .w_px = w, .relu = true}, err));
-            TRY(ops->conv(t->dev, &(sc_conv_args){.w = l->block[k].conv[2], .x = b, .residual = x, .out = a, .n = n, .h = h, .w_px = w, .relu = true}, err));
+            TRY(ops->conv(t->dev, &(sc_conv_args){.w = l->block[k].conv[2], .x = b, .residual = x, .out = a, .keep = past, .n = n, .h = h, .w_px = w, .relu = true}, err));
             swap = x; x = a; a = swap;
         }
         if (tap && i == 0) tap(tap_ctx, 5, x, n, h, w, l->width);

@@ -329,6 +329,7 @@ typedef struct {
     const void *x, *past;
     const void *residual;  /* act, shape of out, or NULL */
     void *out;             /* act [n][oh][ow][out_ch] */
+    void *keep;            /* act [oh][ow][out_ch], takes the residual's last frame, or NULL; only with a residual */
     int n, h, w_px;
     bool relu, upsample;
     int s;                 /* 0 = 1 */

@@ -351,11 +351,13 @@ static sc_status run_direct(sc_device *dev, direct_job *j, int n, sc_error *err)
 
 sc_status sc_fast_conv(sc_device *dev, const sc_conv_args *a, sc_error *err) {
     const sc_filter *f = a->w;
-    assert((!f->has_past || a->past) && f->taps == 1 && f->time_stride == 1 && !f->pad_end && a->s <= 1);
+    const int oh = sc_conv_out(a->h, a->upsample, f->stride), ow = sc_conv_out(a->w_px, a->upsample, f->stride);
+    const size_t kept = (size_t)oh * (size_t)ow * (size_t)f->out_ch * sizeof(float);
+    assert((!f->has_past || a->past) && f->taps == 1 && f->time_stride == 1 && !f->pad_end && a->s <= 1 && (!a->keep || a->residual));
+    if (a->keep && a->n > 0) memcpy(a->keep, (const char *)a->residual + (size_t)(a->n - 1) * kept, kept);
     if (f->wino) return wino_conv(dev, a, err);
     return run_direct(dev, &(direct_job){.f = f, .x = a->x, .past = a->past, .residual = a->residual, .out = a->out, .h = a->h, .w = a->w_px,
-                                         .up = a->upsample, .oh = sc_conv_out(a->h, a->upsample, f->stride),
-                                         .ow = sc_conv_out(a->w_px, a->upsample, f->stride), .grow = 1, .pool = 1, .keep = 1, .relu = a->relu}, a->n, err);
+                                         .up = a->upsample, .oh = oh, .ow = ow, .grow = 1, .pool = 1, .keep = 1, .relu = a->relu}, a->n, err);
 }
 
 sc_status sc_fast_conv3(sc_device *dev, const sc_conv3_args *a, sc_error *err) {

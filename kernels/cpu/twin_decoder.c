@@ -9,6 +9,7 @@
 #include <assert.h>
 #include <math.h>
 #include <stdlib.h>
+#include <string.h>
 
 void sc_filter_sizes(sc_filter *f, const sc_filter_desc *d) {
     f->out_ch = d->out_ch;
@@ -74,7 +75,7 @@ sc_status sc_twin_conv(sc_device *dev, const sc_conv_args *a, sc_error *err) {
     (void)dev;
     (void)err;
     assert((!f->has_past || a->past) && f->taps == 1 && f->time_stride == 1 && !f->pad_end);
-    assert(s == 1 || (f->out_ch % s == 0 && !f->has_past && !a->residual));
+    assert((s == 1 || (f->out_ch % s == 0 && !f->has_past && !a->residual)) && (!a->keep || a->residual));
     for (int m = 0; m < a->n * s; m++) {
         const int n = m / s, o0 = m % s * c;
         const float *x = (const float *)a->x + (size_t)n * frame;
@@ -99,6 +100,8 @@ sc_status sc_twin_conv(sc_device *dev, const sc_conv_args *a, sc_error *err) {
                 }
             }
     }
+    const size_t kept = (size_t)oh * (size_t)ow * (size_t)f->out_ch;
+    if (a->keep && a->n > 0) memcpy(a->keep, (const float *)a->residual + (size_t)(a->n - 1) * kept, kept * sizeof(float));
     return SC_OK;
 }
 

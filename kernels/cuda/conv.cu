@@ -46,9 +46,9 @@ static bool launch_resident(struct sc_cuda *c, const sc_conv_args *a) {
     const sc_filter *f = a->w;
     const void *weights = a->upsample ? f->resident_phases : f->resident;
     bool done = false;
-    if (!weights || c->force_mma || f->out_ch != 64 * (a->s > 1 ? a->s : 1) || (a->residual && (a->upsample || f->sources > 1)) || !aligned16(a->x, a->past, a->residual, a->out)) return false;
+    if (!weights || c->force_mma || f->out_ch != 64 * (a->s > 1 ? a->s : 1) || (a->residual && (a->upsample || f->sources > 1)) || !aligned16(a->x, a->past, a->residual, a->out) || !aligned16(a->keep, NULL, NULL, NULL)) return false;
     resident_args k = {};
-    k.weights = weights, k.bias = f->bias, k.residual = a->residual, k.out = a->out;
+    k.weights = weights, k.bias = f->bias, k.residual = a->residual, k.out = a->out, k.keep = a->keep;
     k.h = a->h, k.w = a->w_px, k.groups = f->out_ch / 64, k.relu = a->relu;
     if (a->upsample) SC_ACT_CALL(c->base.act, (done = resident_launch<T, RESIDENT_DOUBLE>(c, k, a->x, NULL, a->n)));
     else if (f->sources > 1) SC_ACT_CALL(c->base.act, (done = resident_launch<T, RESIDENT_PAST>(c, k, a->x, a->past, a->n)));
@@ -61,7 +61,7 @@ extern "C" sc_status sc_cuda_conv(sc_device *dev, const sc_conv_args *a, sc_erro
     const sc_filter *f = a->w;
     const int up = a->upsample ? 2 : 1, ch = f->in_ch / f->sources, s = a->s > 1 ? a->s : 1;
     const void *wide = a->upsample ? f->phases : f->wide;
-    assert((f->sources == 1 || a->past) && (s == 1 || (f->out_ch % s == 0 && f->sources == 1 && !a->residual)));
+    assert((f->sources == 1 || a->past) && (!a->keep || a->residual) && (s == 1 || (f->out_ch % s == 0 && f->sources == 1 && !a->residual)));
     if (a->n < 1 || launch_narrow(c, a) || launch_resident(c, a)) return sc_launched("conv", err);
     if (wide && (s == 1 || f->out_ch / s % 8 == 0) && !c->force_mma && aligned16(a->x, a->past, a->residual, a->out)) {
         conv_args k = {};
@@ -77,6 +77,10 @@ extern "C" sc_status sc_cuda_conv(sc_device *dev, const sc_conv_args *a, sc_erro
         k.ch = ch, k.in_ch = f->in_ch, k.oc = f->out_ch, k.size = f->size, k.stride = f->stride, k.up = up;
         k.groups = s, k.group_ch = f->out_ch / s, k.relu = a->relu;
         SC_ACT_CALL(dev->act, conv_mma_launch<T>(k, a->n, c->stream));
+    }
+    if (a->keep) { /* nothing has written the residual */
+        const size_t bytes = (size_t)((a->h * up - 1) / f->stride + 1) * ((a->w_px * up - 1) / f->stride + 1) * f->out_ch * sizeof(uint16_t);
+        cudaMemcpyAsync(a->keep, (const char *)a->residual + (a->n - 1) * bytes, bytes, cudaMemcpyDeviceToDevice, c->stream);
     }
     return sc_launched("conv", err);
 }

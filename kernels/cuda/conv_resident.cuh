@@ -16,7 +16,7 @@
  * are dealt to CTAs: each keeps one group's weights.
  *
  * Early start: weights are no other kernel's output, so they are fetched before stream_order. Epilogue: the accumulators begin as the bias; to act
- * type, transposed among the four threads of a quad, + residual, relu, 16-byte stores. Bound: level 2 of TAEHV at 832x480, 3x3: 44 GFLOP
+ * type, transposed among the four threads of a quad, + residual, relu, 16-byte stores; the last frame of the residual goes to `keep`. Bound: level 2 of TAEHV at 832x480, 3x3: 44 GFLOP
  * and 153 to 230 MB, 0.06 to 0.08 ms; doubling: 157 GFLOP and 690 MB, 0.25 ms. */
 #ifndef SC_KERNELS_CUDA_CONV_RESIDENT_CUH
 #define SC_KERNELS_CUDA_CONV_RESIDENT_CUH
@@ -33,8 +33,8 @@ struct resident_args {
     const void *weights;     /* [group][taps][64][64], swizzled as in shared memory */
     const float *bias;       /* [groups * 64] */
     const void *residual;    /* RESIDENT_ONE, or NULL */
-    void *out;
-    int h, w, tiles_x, tiles_y, tiles, groups; /* picture in; tiles of a group */
+    void *out, *keep;        /* keep: the residual's last frame, or NULL */
+    int h, w, frames, tiles_x, tiles_y, tiles, groups; /* picture in; tiles of a group */
     bool relu;
 };
 
@@ -191,6 +191,8 @@ resident_kernel(const __grid_constant__ resident_args a, const __grid_constant__
                         const float2 v = unpack2<T>(u[j]);
                         u[j] = pack2<T>(fmaxf(v.x, 0.0f), fmaxf(v.y, 0.0f));
                     }
+                if (KIND == RESIDENT_ONE && a.keep && at.frame == a.frames - 1 && x0 + patch * 8 < a.w && y0 + e < a.h)
+                    *(uint4 *)((T *)a.keep + ((size_t)(y0 + e) * a.w + x0 + patch * 8) * 64 + half * 32 + q * 8) = rest[patch][e][half];
                 if (x0 + patch * 8 < a.w && y0 + e < a.h)
                     *(uint4 *)((T *)a.out + (out0 + ((size_t)e * ow + patch * 8) * SCALE) * 64 + half * 32 + q * 8) = make_uint4(u[0], u[1], u[2], u[3]);
             }
@@ -209,7 +211,7 @@ template <class T, int KIND> static bool resident_launch(struct sc_cuda *c, resi
     picture.h = a.h, picture.w = a.w, picture.ch = 64;
     CUtensorMap map, before;
     if (!conv3_map<resident_box>(&map, x, picture, frames) || !conv3_map<resident_box>(&before, past ? past : x, picture, 1)) return false;
-    a.tiles_x = (a.w + 15) / 16, a.tiles_y = (a.h + 7) / 8, a.tiles = a.tiles_x * a.tiles_y * frames;
+    a.tiles_x = (a.w + 15) / 16, a.tiles_y = (a.h + 7) / 8, a.tiles = a.tiles_x * a.tiles_y * frames, a.frames = frames;
     const int most = c->sm_count / a.groups, ctas = a.tiles < most ? a.tiles : most;
     cudaFuncSetAttribute(resident_kernel<T, KIND>, cudaFuncAttributeMaxDynamicSharedMemorySize, P::SHARED);
     launch(c, resident_kernel<T, KIND>, ctas * a.groups, RESIDENT_THREADS, P::SHARED, 0, a, map, before);

@@ -478,7 +478,7 @@ static void drop_filters(filters *f) {
 }
 
 static void test_conv(void) {
-    enum { PAST = 1, UP = 2, RELU = 4, RESIDUAL = 8, BARE = 16, PAIR = 32, TRIPLE = 64 };
+    enum { PAST = 1, UP = 2, RELU = 4, RESIDUAL = 8, BARE = 16, PAIR = 32, TRIPLE = 64, KEEP = 128 };
     static const int shapes[][8] = {/* n h w in out size stride flags */
         {1, 1, 1, 1, 1, 3, 1, 0}, {1, 1, 1, 8, 8, 3, 1, 0}, {2, 5, 7, 3, 5, 3, 1, RELU}, {3, 20, 32, 16, 128, 3, 1, RELU}, {1, 21, 9, 128, 128, 3, 1, RELU | RESIDUAL},
         {3, 20, 8, 128, 64, 3, 1, PAST | RELU}, {1, 41, 17, 96, 48, 3, 1, PAST}, {2, 13, 11, 48, 40, 3, 1, RESIDUAL}, {2, 7, 5, 64, 64, 3, 1, UP}, {1, 23, 10, 96, 130, 3, 1, UP | RELU},
@@ -487,6 +487,7 @@ static void test_conv(void) {
         {2, 5, 5, 10, 7, 3, 1, PAST | RELU | RESIDUAL}, {1, 3, 2, 256, 256, 3, 1, RELU}, {1, 12, 8, 512, 256, 3, 1, PAST | RELU}, {4, 60, 104, 16, 64, 3, 1, RELU}, {2, 35, 13, 72, 3, 3, 1, 0}, {1, 33, 9, 8, 2, 3, 1, RELU | BARE},
         {3, 70, 21, 128, 1, 3, 1, 0}, {2, 64, 16, 64, 3, 3, 1, RELU}, {3, 37, 45, 64, 64, 3, 1, RELU | RESIDUAL}, {2, 19, 33, 64, 64, 3, 1, BARE}, {4, 17, 40, 128, 64, 3, 1, PAST | RELU | RESIDUAL},
         /* rounds of conv_resident.cuh's ring */ {6, 128, 208, 64, 64, 3, 1, RELU | RESIDUAL}, {5, 100, 120, 128, 64, 3, 1, PAST | RELU}, {6, 72, 208, 64, 64, 3, 1, UP | RELU},
+        /* the residual kept by each kernel */ {3, 37, 45, 64, 64, 3, 1, RELU | RESIDUAL | KEEP}, {2, 21, 9, 48, 40, 3, 1, RESIDUAL | KEEP}, {2, 4, 4, 20, 24, 3, 2, RESIDUAL | KEEP},
         {2, 40, 50, 64, 128, 3, 1, UP | PAIR | BARE}, {3, 9, 13, 128, 128, 3, 1, UP | PAIR | RELU}, {2, 5, 6, 24, 6, 3, 1, PAIR}, {1, 11, 30, 64, 192, 3, 1, UP | TRIPLE}, {2, 7, 9, 64, 80, 3, 1, PAIR}};
     struct sc_cuda *card = (struct sc_cuda *)cuda;
     const int sms = card->sm_count;
@@ -496,18 +497,21 @@ static void test_conv(void) {
         if (small && (double)n * h * w * in * out > 3.5e7) continue;
         filters f = make_filters(out, in, s[5], s[6], flags & PAST, !(flags & BARE));
         const size_t count = (size_t)n * (size_t)(oh * ow * out);
-        buffer x = input((size_t)n * (size_t)(h * w * ch), act, 1), past = input((size_t)(h * w * ch), act, 1), residual = input(count, act, 1), y = output(count, act);
-        sc_conv_args t = {.w = f.twin, .x = x.host, .past = flags & PAST ? past.host : NULL, .residual = flags & RESIDUAL ? residual.host : NULL, .out = y.host, .n = n, .h = h, .w_px = w,
-                          .relu = flags & RELU, .upsample = flags & UP, .s = flags & PAIR ? 2 : flags & TRIPLE ? 3 : 0}, c = t;
+        buffer x = input((size_t)n * (size_t)(h * w * ch), act, 1), past = input((size_t)(h * w * ch), act, 1), residual = input(count, act, 1), y = output(count, act), keep = output(count / (size_t)n, act);
+        sc_conv_args t = {.w = f.twin, .x = x.host, .past = flags & PAST ? past.host : NULL, .residual = flags & RESIDUAL ? residual.host : NULL, .out = y.host,
+                          .keep = flags & KEEP ? keep.host : NULL, .n = n, .h = h, .w_px = w, .relu = flags & RELU, .upsample = flags & UP, .s = flags & PAIR ? 2 : flags & TRIPLE ? 3 : 0}, c = t;
         c.w = f.cuda, c.x = x.dev, c.out = y.dev;
         if (t.past) c.past = past.dev;
         if (t.residual) c.residual = residual.dev;
+        if (t.keep) c.keep = keep.dev;
         if (small) card->sm_count = 3; /* at least a CTA for each of three groups */
         BOTH(conv, &t, &c);
         card->sm_count = sms;
         char what[96];
         snprintf(what, sizeof what, "conv %d x %d x %d, %d to %d, size %d stride %d flags %d", n, h, w, in, out, s[5], s[6], flags);
         same(what, &y, tolerance_of(act));
+        if (t.keep) equal(what, &keep);
+        else drop(&keep);
         drop(&x), drop(&past), drop(&residual);
         drop_filters(&f);
     }

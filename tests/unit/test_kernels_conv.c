@@ -55,16 +55,21 @@ static void drop(operands *o) {
     free(o->bias);
 }
 
-/* Result of one convolution on `dev`, guarded. */
+/* Result of one convolution on `dev`, guarded; the residual's last frame is kept beside. */
 static float *run_conv(sc_device *dev, const shape *s, const operands *o) {
     sc_filter *f;
     sc_error err;
-    float *out = guarded(out_count(s) * sizeof *out);
+    const size_t kept = out_count(s) / (size_t)s->n;
+    float *out = guarded(out_count(s) * sizeof *out), *keep = s->residual ? guarded(kept * sizeof *keep) : NULL;
     assert_int_equal(dev->ops->filter_create(dev, &f, &(sc_filter_desc){.out_ch = s->out, .in_ch = s->in, .size = s->size, .stride = s->stride, .has_past = s->past,
                                              .data = o->weight, .type = SC_F32, .bias = s->bias ? o->bias : NULL, .bias_type = SC_F32}, &err), SC_OK);
-    assert_int_equal(dev->ops->conv(dev, &(sc_conv_args){.w = f, .x = o->x, .past = s->past ? o->past : NULL, .residual = s->residual ? o->residual : NULL, .out = out,
+    assert_int_equal(dev->ops->conv(dev, &(sc_conv_args){.w = f, .x = o->x, .past = s->past ? o->past : NULL, .residual = s->residual ? o->residual : NULL, .out = out, .keep = keep,
                                     .n = s->n, .h = s->h, .w_px = s->w, .relu = s->relu, .upsample = s->up}, &err), SC_OK);
     dev->ops->filter_destroy(dev, f);
+    if (keep) {
+        assert_memory_equal(keep, o->residual + (size_t)(s->n - 1) * kept, kept * sizeof *keep);
+        guarded_free(keep, kept * sizeof *keep);
+    }
     return out;
 }
 
