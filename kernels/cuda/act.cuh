@@ -37,6 +37,17 @@ template <> __device__ __forceinline__ float2 unpack2<__nv_bfloat16>(uint32_t u)
     return __bfloat1622float2(*reinterpret_cast<__nv_bfloat162 *>(&u));
 }
 
+/* The larger of each and zero; nan becomes zero. */
+template <class T> __device__ __forceinline__ uint32_t relu2(uint32_t u);
+template <> __device__ __forceinline__ uint32_t relu2<__half>(uint32_t u) {
+    const __half2 v = __hmax2(*reinterpret_cast<__half2 *>(&u), __half2half2(__ushort_as_half(0)));
+    return *reinterpret_cast<const uint32_t *>(&v);
+}
+template <> __device__ __forceinline__ uint32_t relu2<__nv_bfloat16>(uint32_t u) {
+    const __nv_bfloat162 v = __hmax2(*reinterpret_cast<__nv_bfloat162 *>(&u), __bfloat162bfloat162(__ushort_as_bfloat16(0)));
+    return *reinterpret_cast<const uint32_t *>(&v);
+}
+
 /* Four or eight neighbouring elements as floats: one access of 8 or 16 bytes (f32: one or two of 16). */
 template <class T> __device__ __forceinline__ void load4(float v[4], const T *p) {
     uint2 u = *reinterpret_cast<const uint2 *>(p);

@@ -1,13 +1,14 @@
 /* conv.cu - the convolutions of the decoder: arguments checked and flattened, the kernel chosen.
  *
- * conv.cuh (wgmma) takes 3x3 and 1x1, stride 1, sources of a multiple of 8 channels on a card of compute capability 9.0, conv_resident.cuh 3x3 from
- * 64 to 64 channels, conv_narrow.cuh those that lead to at most 3; conv_mma.cuh takes everything else and everything when mma.sync is forced.
+ * On a card of compute capability 9.0, stride 1: conv_narrow.cuh takes 3x3 that lead to at most 3 channels, conv_ring.cuh all other 3x3 from and to a
+ * multiple of 64, conv.cuh (wgmma too) 1x1 and the rest of the 3x3 whose sources have a multiple of 8; conv_mma.cuh takes everything else, and everything
+ * when mma.sync is forced.
  * A nearest-neighbour doubling runs as four 2x2 convolutions.
  * Thread: engine; asynchronous on the device's stream. */
 #include "kernels/cuda/conv.cuh"
 #include "kernels/cuda/conv_mma.cuh"
 #include "kernels/cuda/conv_narrow.cuh"
-#include "kernels/cuda/conv_resident.cuh"
+#include "kernels/cuda/conv_ring.cuh"
 #include "kernels/cuda/filter.h"
 
 #include <assert.h>
@@ -41,18 +42,26 @@ static bool launch_narrow(struct sc_cuda *c, const sc_conv_args *a) {
     return done;
 }
 
-/* False: conv_resident.cuh does not take it, and nothing was launched. */
-static bool launch_resident(struct sc_cuda *c, const sc_conv_args *a) {
+/* The form of conv_ring.cuh that makes the picture in the fewest rounds. */
+template <class T> static bool ring_any(struct sc_cuda *c, const conv_ring_args &k, const sc_conv_args *a, int ch) {
+    if (k.oc % 128) return a->upsample ? conv_ring_launch<T, 4, 24, 2>(c, k, a->x, NULL, ch) : conv_ring_launch<T, 9, 24, 2>(c, k, a->x, a->past, ch);
+    if (a->upsample)
+        return conv_ring_cost<4, 24, 1>(c, k) < conv_ring_cost<4, 20, 1>(c, k) ? conv_ring_launch<T, 4, 24, 1>(c, k, a->x, NULL, ch) : conv_ring_launch<T, 4, 20, 1>(c, k, a->x, NULL, ch);
+    return conv_ring_cost<9, 24, 1>(c, k) < conv_ring_cost<9, 20, 1>(c, k) ? conv_ring_launch<T, 9, 24, 1>(c, k, a->x, a->past, ch) : conv_ring_launch<T, 9, 20, 1>(c, k, a->x, a->past, ch);
+}
+
+/* False: conv_ring.cuh does not take it, and nothing was launched. */
+static bool launch_ring(struct sc_cuda *c, const sc_conv_args *a) {
     const sc_filter *f = a->w;
-    const void *weights = a->upsample ? f->resident_phases : f->resident;
+    const int s = a->s > 1 ? a->s : 1;
+    const void *weights = a->upsample ? f->ring_phases : f->ring;
     bool done = false;
-    if (!weights || c->force_mma || f->out_ch != 64 * (a->s > 1 ? a->s : 1) || (a->residual && (a->upsample || f->sources > 1)) || !aligned16(a->x, a->past, a->residual, a->out) || !aligned16(a->keep, NULL, NULL, NULL)) return false;
-    resident_args k = {};
+    if (!weights || c->force_mma || f->out_ch / s % 64 || (a->residual && a->upsample)) return false;
+    if (!aligned16(a->x, a->past, a->residual, a->out) || !aligned16(a->keep, NULL, NULL, NULL)) return false;
+    conv_ring_args k = {};
     k.weights = weights, k.bias = f->bias, k.residual = a->residual, k.out = a->out, k.keep = a->keep;
-    k.h = a->h, k.w = a->w_px, k.groups = f->out_ch / 64, k.relu = a->relu;
-    if (a->upsample) SC_ACT_CALL(c->base.act, (done = resident_launch<T, RESIDENT_DOUBLE>(c, k, a->x, NULL, a->n)));
-    else if (f->sources > 1) SC_ACT_CALL(c->base.act, (done = resident_launch<T, RESIDENT_PAST>(c, k, a->x, a->past, a->n)));
-    else SC_ACT_CALL(c->base.act, (done = resident_launch<T, RESIDENT_ONE>(c, k, a->x, NULL, a->n)));
+    k.h = a->h, k.w = a->w_px, k.oc = f->out_ch, k.frames = a->n, k.groups = s, k.group_ch = f->out_ch / s, k.relu = a->relu;
+    SC_ACT_CALL(c->base.act, done = ring_any<T>(c, k, a, f->in_ch / f->sources));
     return done;
 }
 
@@ -62,7 +71,7 @@ extern "C" sc_status sc_cuda_conv(sc_device *dev, const sc_conv_args *a, sc_erro
     const int up = a->upsample ? 2 : 1, ch = f->in_ch / f->sources, s = a->s > 1 ? a->s : 1;
     const void *wide = a->upsample ? f->phases : f->wide;
     assert((f->sources == 1 || a->past) && (!a->keep || a->residual) && (s == 1 || (f->out_ch % s == 0 && f->sources == 1 && !a->residual)));
-    if (a->n < 1 || launch_narrow(c, a) || launch_resident(c, a)) return sc_launched("conv", err);
+    if (a->n < 1 || launch_narrow(c, a) || launch_ring(c, a)) return sc_launched("conv", err);
     if (wide && (s == 1 || f->out_ch / s % 8 == 0) && !c->force_mma && aligned16(a->x, a->past, a->residual, a->out)) {
         conv_args k = {};
         k.x = a->x, k.past = a->past, k.residual = a->residual, k.out = a->out;

@@ -91,6 +91,15 @@ template <int TAPS, int KK, int MT, int NT> struct conv3_plan {
                  "%64, %65, 1, 1, 1, 0, 0;\n" \
                  : SC_CONV3_R8(0), SC_CONV3_R8(8), SC_CONV3_R8(16), SC_CONV3_R8(24), SC_CONV3_R8(32), SC_CONV3_R8(40),  \
                    SC_CONV3_R8(48), SC_CONV3_R8(56) : "l"(a), "l"(b))
+#define SC_WGMMA_SS_160(type) \
+    asm volatile("wgmma.mma_async.sync.aligned.m64n160k16.f32." type "." type " {" \
+                 "%0,%1,%2,%3,%4,%5,%6,%7,%8,%9,%10,%11,%12,%13,%14,%15,%16,%17,%18,%19,%20,%21,%22,%23," \
+                 "%24,%25,%26,%27,%28,%29,%30,%31,%32,%33,%34,%35,%36,%37,%38,%39,%40,%41,%42,%43,%44,%45,%46,%47," \
+                 "%48,%49,%50,%51,%52,%53,%54,%55,%56,%57,%58,%59,%60,%61,%62,%63,%64,%65,%66,%67,%68,%69,%70,%71," \
+                 "%72,%73,%74,%75,%76,%77,%78,%79}, " \
+                 "%80, %81, 1, 1, 1, 0, 0;\n" \
+                 : SC_CONV3_R8(0), SC_CONV3_R8(8), SC_CONV3_R8(16), SC_CONV3_R8(24), SC_CONV3_R8(32), SC_CONV3_R8(40),  \
+                   SC_CONV3_R8(48), SC_CONV3_R8(56), SC_CONV3_R8(64), SC_CONV3_R8(72) : "l"(a), "l"(b))
 #define SC_WGMMA_SS_192(type) \
     asm volatile("wgmma.mma_async.sync.aligned.m64n192k16.f32." type "." type " {" \
                  "%0,%1,%2,%3,%4,%5,%6,%7,%8,%9,%10,%11,%12,%13,%14,%15,%16,%17,%18,%19,%20,%21,%22,%23," \
@@ -107,6 +116,7 @@ template <int TAPS, int KK, int MT, int NT> struct conv3_plan {
 SC_CONV3_PRODUCT(32)
 SC_CONV3_PRODUCT(96)
 SC_CONV3_PRODUCT(128)
+SC_CONV3_PRODUCT(160)
 SC_CONV3_PRODUCT(192)
 #endif
 #undef SC_CONV3_PRODUCT

@@ -8,14 +8,14 @@
  *   phases  conv.cuh, doubled pictures: [phase][step][oc / 64][2 x 2 taps][2 kk][64][8], sums of the 3x3 weights
  *   narrow  conv_narrow.cuh, 3x3 from at most SC_NARROW_IN to at most 3 channels: [slab of 64][32][64], column = 3 tap + channel, swizzled as it
  *           stands in shared memory
- *   resident, resident_phases  conv_resident.cuh, 64 channels of a source to 64, and that doubled: [out / 64][source or phase][tap]
- *           [64][64 channels], swizzled as it stands in shared memory
+ *   ring, ring_phases  conv_ring.cuh, from and to a multiple of 64 channels, and that doubled: [phase][out / rows][source][slab of 64][tap][rows][64], rows
+ *           64 or, where out_ch is a multiple, 128; swizzled as it stands in shared memory. Then wide and phases are not there
  *   plain   conv_mma.cuh:               [tap][in / 16][oc padded to 64][16]
  * step = (source, slab of 16 kk channels); the second source is the frame before. */
 struct sc_filter {
     int out_ch, in_ch, size, stride, sources;
     int pw, oc_tiles;       /* conv.cuh: its PW, and its CTAs along the output channels */
-    void *wide, *phases, *narrow, *resident, *resident_phases, *plain;
+    void *wide, *phases, *narrow, *ring, *ring_phases, *plain;
     size_t phase_elems;     /* elements of one phase */
     float *bias;            /* f32, zeros past out_ch, [out_ch padded to 128] */
     int taps, time_stride;  /* conv3.cu's filters, which see several frames; 0 in all others. Their packed forms: conv3.cu */

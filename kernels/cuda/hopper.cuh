@@ -65,6 +65,11 @@ __device__ __forceinline__ void store_matrices(uint32_t at, const uint32_t (&u)[
     asm volatile("stmatrix.sync.aligned.m8n8.x4.shared.b16 [%0], {%1, %2, %3, %4};" ::"r"(at), "r"(u[0]), "r"(u[1]), "r"(u[2]), "r"(u[3]) : "memory");
 }
 
+/* The same, each matrix turned: column i to the address. */
+__device__ __forceinline__ void store_matrices_turned(uint32_t at, const uint32_t (&u)[4]) {
+    asm volatile("stmatrix.sync.aligned.m8n8.x4.trans.shared.b16 [%0], {%1, %2, %3, %4};" ::"r"(at), "r"(u[0]), "r"(u[1]), "r"(u[2]), "r"(u[3]) : "memory");
+}
+
 /* Barrier `id` (1 and up) of the calling warpgroup's 128 threads. */
 __device__ __forceinline__ void warpgroup_sync(int id) { asm volatile("bar.sync %0, 128;" ::"r"(id) : "memory"); }
 

@@ -486,8 +486,14 @@ static void test_conv(void) {
         {2, 10, 7, 64, 128, 1, 1, 0}, {2, 20, 9, 40, 72, 1, 1, RELU | RESIDUAL}, {1, 6, 6, 12, 10, 1, 1, UP}, {2, 9, 7, 16, 16, 3, 2, BARE}, {1, 8, 8, 20, 24, 3, 2, RELU},
         {2, 5, 5, 10, 7, 3, 1, PAST | RELU | RESIDUAL}, {1, 3, 2, 256, 256, 3, 1, RELU}, {1, 12, 8, 512, 256, 3, 1, PAST | RELU}, {4, 60, 104, 16, 64, 3, 1, RELU}, {2, 35, 13, 72, 3, 3, 1, 0}, {1, 33, 9, 8, 2, 3, 1, RELU | BARE},
         {3, 70, 21, 128, 1, 3, 1, 0}, {2, 64, 16, 64, 3, 3, 1, RELU}, {3, 37, 45, 64, 64, 3, 1, RELU | RESIDUAL}, {2, 19, 33, 64, 64, 3, 1, BARE}, {4, 17, 40, 128, 64, 3, 1, PAST | RELU | RESIDUAL},
-        /* rounds of conv_resident.cuh's ring */ {6, 128, 208, 64, 64, 3, 1, RELU | RESIDUAL}, {5, 100, 120, 128, 64, 3, 1, PAST | RELU}, {6, 72, 208, 64, 64, 3, 1, UP | RELU},
+        /* many tiles a CTA */ {6, 128, 208, 64, 64, 3, 1, RELU | RESIDUAL}, {5, 100, 120, 128, 64, 3, 1, PAST | RELU}, {6, 72, 208, 64, 64, 3, 1, UP | RELU},
         /* the residual kept by each kernel */ {3, 37, 45, 64, 64, 3, 1, RELU | RESIDUAL | KEEP}, {2, 21, 9, 48, 40, 3, 1, RESIDUAL | KEEP}, {2, 4, 4, 20, 24, 3, 2, RESIDUAL | KEEP},
+        /* conv_ring.cuh */ {2, 25, 20, 128, 128, 3, 1, RELU | RESIDUAL | KEEP}, {1, 21, 17, 256, 256, 3, 1, RELU | RESIDUAL | KEEP}, {3, 23, 7, 256, 128, 3, 1, PAST | RELU}, {2, 9, 11, 64, 256, 3, 1, BARE},
+        {2, 11, 19, 128, 128, 3, 1, UP | RELU}, {2, 25, 9, 64, 256, 3, 1, UP | PAIR}, {2, 49, 9, 128, 64, 3, 1, RELU | RESIDUAL | KEEP}, {2, 50, 7, 128, 192, 3, 1, RELU}, {3, 41, 40, 256, 256, 3, 1, RELU | RESIDUAL | KEEP},
+        {2, 50, 23, 512, 256, 3, 1, PAST | RELU}, {4, 99, 33, 128, 128, 3, 1, RELU | RESIDUAL | KEEP}, {4, 50, 33, 128, 256, 3, 1, UP | PAIR},
+        /* its tiles of 64 channels: one row and one pixel, doubled, one source's channels in several stages, frames dealt out; what it refuses */
+        {1, 1, 9, 64, 64, 3, 1, RELU | RESIDUAL | KEEP}, {1, 1, 1, 64, 64, 3, 1, UP}, {2, 1, 1, 64, 128, 3, 1, UP | PAIR}, {2, 49, 9, 192, 64, 3, 1, UP | RELU}, {3, 51, 17, 64, 192, 3, 1, TRIPLE | RELU},
+        {2, 26, 9, 64, 128, 3, 1, PAIR}, {1, 97, 25, 64, 64, 3, 1, UP}, {2, 9, 7, 64, 64, 3, 1, UP | RESIDUAL}, {2, 5, 9, 64, 64, 3, 1, PAIR}, {2, 5, 9, 64, 64, 3, 1, UP | PAIR},
         {2, 40, 50, 64, 128, 3, 1, UP | PAIR | BARE}, {3, 9, 13, 128, 128, 3, 1, UP | PAIR | RELU}, {2, 5, 6, 24, 6, 3, 1, PAIR}, {1, 11, 30, 64, 192, 3, 1, UP | TRIPLE}, {2, 7, 9, 64, 80, 3, 1, PAIR}};
     struct sc_cuda *card = (struct sc_cuda *)cuda;
     const int sms = card->sm_count;
