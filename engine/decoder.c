@@ -93,6 +93,14 @@ sc_status sc_decoder_state_copy(const sc_decoder *d, sc_decoder_state *s, const 
     return SC_OK;
 }
 
+sc_status sc_decoder_state_save(const sc_decoder *d, const sc_decoder_state *s, void *host, sc_error *err) {
+    return d->tae ? sc_tae_state_save(d->tae, &s->tae, host, err) : sc_vae_state_save(d->vae, s->vae, host, err);
+}
+
+sc_status sc_decoder_state_load(const sc_decoder *d, sc_decoder_state *s, const void *host, sc_error *err) {
+    return d->tae ? sc_tae_state_load(d->tae, &s->tae, host, err) : sc_vae_state_load(d->vae, s->vae, host, err);
+}
+
 bool sc_decoder_started(const sc_decoder *d, const sc_decoder_state *s) { return d->tae ? s->tae.started : sc_vae_started(s->vae); }
 
 sc_status sc_decoder_run(const sc_decoder *d, sc_decoder_state *s, const float *latent, int frames, float *rgb, uint8_t *i420, int *count, sc_error *err) {

@@ -29,6 +29,9 @@ size_t sc_decoder_state_bytes(const sc_decoder *d);
 sc_status sc_decoder_state_create(const sc_decoder *d, sc_decoder_state **out, sc_error *err); /* as before the first latent */
 void sc_decoder_state_destroy(const sc_decoder *d, sc_decoder_state *s);                       /* NULL is fine */
 sc_status sc_decoder_state_copy(const sc_decoder *d, sc_decoder_state *s, const sc_decoder_state *from, sc_error *err); /* in the order of its calls */
+/* All of a state that has begun, sc_decoder_state_bytes, to and from the host; both wait. load: the stream has begun. */
+sc_status sc_decoder_state_save(const sc_decoder *d, const sc_decoder_state *s, void *host, sc_error *err);
+sc_status sc_decoder_state_load(const sc_decoder *d, sc_decoder_state *s, const void *host, sc_error *err);
 bool sc_decoder_started(const sc_decoder *d, const sc_decoder_state *s); /* a call came: from now on calls differ by what is in device memory alone */
 
 /* latent f32 device [z][frames][h][w], frames at most a chunk. Device, either may be NULL: rgb f32 [n][3][H][W] in 0..1, i420 u8

@@ -105,6 +105,26 @@ void sc_session_destroy(sc_session *session); /* NULL is fine; gives its pages b
  * `from`; SC_ELOST. After one `from` is as it was. */
 sc_status sc_session_fork(sc_session *from, uint64_t seed, sc_session **out, sc_error *err);
 
+/* A snapshot: a session between two chunks as bytes (engine/snapshot.c says what it holds and costs). The session that is restored goes on with the
+ * next chunk and frame number and, given the same prompts, makes the same frames as the one that was saved, bit for bit on the same device;
+ * until its own first frames it shows the last one, as a fork does. It needs no text encoder for the words that it has.
+ *
+ * save: *bytes is owned, free(). Errors: those of sc_session_fork, but no place is needed; after one *bytes is NULL and the session is as it was.
+ * open: any thread. Checks all of n bytes, which are borrowed until close, aligned as malloc aligns, and may come from anybody; it takes no memory that
+ * grows with what they say. Errors: SC_EINVAL (no snapshot, of another model, memory or device type; the text says what), SC_ENOMEM.
+ * restore: may be called again with the same one. Errors: SC_EBUSY when all max_sessions are taken, SC_ENOMEM, SC_EGPU, SC_ELOST. */
+typedef struct sc_snapshot sc_snapshot;
+sc_status sc_session_save(sc_session *session, void **bytes, size_t *n, sc_error *err);
+sc_status sc_snapshot_open(sc_snapshot **out, const sc_engine *engine, const void *bytes, size_t n, sc_error *err);
+void sc_snapshot_close(sc_snapshot *snapshot); /* NULL is fine */
+sc_status sc_session_restore(sc_engine *engine, const sc_snapshot *snapshot, sc_session **out, sc_error *err);
+
+typedef struct {
+    uint64_t seed, chunk;       /* the next chunk */
+    uint32_t prompt_seq, next_seq; /* next_seq: of a prompt that waits for that chunk; else 0 */
+} sc_snapshot_info;
+void sc_snapshot_describe(const sc_snapshot *snapshot, sc_snapshot_info *out);
+
 /* Encode `text` now; it applies from the next chunk that starts (*applies_at, may be NULL). A later call before that chunk replaces it.
  * The prompt in force stays when this fails. blend_chunks: for SC_BLEND, over how many chunks (1..64); else ignored. What a blend needs of the
  * device's memory is taken here.

@@ -119,6 +119,8 @@ static inline const float *sc_mods_of(const sc_engine *e, int step) { return e->
 
 /* prompt.c */
 sc_status sc_prompt_get(sc_engine *e, const char *text, size_t n, sc_prompt **out, sc_error *err); /* the caller holds a reference */
+/* The same from embeddings [tokens][text_dim] that somebody kept. Nobody else gets them for these words. */
+sc_status sc_prompt_of(sc_engine *e, const char *text, size_t n, const float *emb, int tokens, sc_prompt **out, sc_error *err);
 void sc_prompt_drop(sc_engine *e, sc_prompt *p);
 void sc_prompt_cache_clear(sc_engine *e);
 bool sc_prompt_cache_shrink(sc_engine *e); /* gives back what the oldest prompt holds that nobody uses; false: there is none */
@@ -128,6 +130,13 @@ sc_status sc_prompt_plan_mix(sc_engine *e, const sc_prompt *a, const sc_prompt *
 sc_status sc_prompt_mix(sc_engine *e, const sc_prompt *a, const sc_prompt *b, double weight_b, const sc_cross *c, sc_error *err);
 
 /* session.c */
+sc_status sc_session_free_place(const sc_engine *e, int *place, sc_error *err); /* SC_EBUSY: there is none */
+/* Before its first chunk, at a place that is free, with a reference of its own to the prompt. */
+sc_status sc_session_create_at(sc_engine *e, int place, uint64_t seed, sc_prompt *prompt, uint32_t prompt_seq, sc_session **out, sc_error *err);
+/* It stands between two chunks, and its frames have come. Errors: what it failed for; SC_EBUSY. */
+sc_status sc_session_stands(sc_session *s, sc_error *err);
+/* While a blend over `chunks` goes from a to b: memory for its mixes, which are written in turn. After an error there is none. */
+sc_status sc_session_plan_blend(sc_engine *e, const sc_prompt *a, const sc_prompt *b, int chunks, sc_cross mix[2], sc_error *err);
 float *sc_session_past(const sc_session *s, int k); /* the k-th oldest of past_count; k == past_count: where the next one goes */
 sc_status sc_session_begin_chunk(sc_session *s, sc_error *err);
 

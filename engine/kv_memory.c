@@ -250,3 +250,50 @@ sc_status sc_kv_fork(sc_kv_memory *m, const sc_kv_memory *from, sc_error *err) {
     for (size_t i = 0; i < (size_t)m->layers * (size_t)m->heads * (size_t)m->slots; i++) m->host[i].page += shift;
     return upload_slots(m, err);
 }
+
+int sc_kv_held(const sc_kv_memory *m) {
+    const int blocks = m->layout->blocks.blocks;
+    return m->rule.pbsa ? m->persistent + (m->chunks - 1) * blocks : m->frames * (blocks / m->layout->frames);
+}
+
+sc_status sc_kv_find(sc_kv_memory *m, sc_error *err) {
+    assert(!m->begun);
+    return m->rule.pbsa ? m->dev->ops->download(m->dev, m->host, m->device, slot_bytes(m), err) : SC_OK;
+}
+
+/* The slot of the i-th that is held. */
+static int slot_of(const sc_kv_memory *m, int i) { return m->rule.pbsa && i >= m->persistent ? m->rule.capacity + i - m->persistent : i; }
+
+sc_kv_slot sc_kv_at(const sc_kv_memory *m, int layer, int head, int i) {
+    const int per_frame = m->layout->blocks.blocks / m->layout->frames;
+    sc_kv_slot slot;
+
+    if (!m->rule.pbsa) slot = (sc_kv_slot){.page = page_of(m, layer, head, m->group[i / per_frame] * per_frame + i % per_frame)};
+    else slot = *host_slot(m, layer, head, slot_of(m, i));
+    slot.page -= m->first_page;
+    return slot;
+}
+
+int sc_kv_place(const sc_kv_memory *m, int layer, int head, int i) { return page_of(m, layer, head, slot_of(m, i)); }
+
+sc_status sc_kv_load(sc_kv_memory *m, const sc_kv_content *c, sc_error *err) {
+    sc_status rc = sc_kv_reset(m, c->chunk - c->chunks + 1, err); /* the window's oldest chunk: its places are numbered from there */
+
+    if (rc) return rc;
+    m->chunk = c->chunk;
+    m->persistent = c->persistent;
+    m->chunks = c->chunks;
+    m->frames = c->frames;
+    if (!m->rule.pbsa) {
+        memcpy(m->frame, c->frame, (size_t)c->frames * sizeof *m->frame);
+        return SC_OK;
+    }
+    for (int l = 0; l < m->layers; l++)
+        for (int h = 0; h < m->heads; h++)
+            for (int s = 0; s < m->persistent; s++) {
+                const sc_kv_slot *id = c->id + ((size_t)l * (size_t)m->heads + (size_t)h) * (size_t)m->persistent + s;
+                host_slot(m, l, h, s)->chunk = id->chunk;
+                host_slot(m, l, h, s)->block = id->block;
+            }
+    return upload_slots(m, err);
+}

@@ -82,6 +82,21 @@ sc_status sc_kv_flush(sc_kv_memory *m, sc_error *err);
  * own run. What is in the pages the caller copies, run to run. PBSA: waits for the device, whose slots the host does not know. */
 sc_status sc_kv_fork(sc_kv_memory *m, const sc_kv_memory *from, sc_error *err);
 
+/* Between chunks: what of a head is not free. i counts P first, then the window, oldest first. held: how many. find: the host learns where they lie (PBSA:
+ * waits for the device); then at: its id, and its page counted from first_page. load: `m`, fresh from sc_kv_init, holds at `chunk` what is
+ * described, its pages where sc_kv_place says; id [layers][heads][persistent] and frame [frames] are borrowed, and their numbers have been checked. */
+typedef struct {
+    int64_t chunk;
+    int persistent, chunks, frames;
+    const sc_kv_slot *id;   /* PBSA */
+    const int64_t *frame;   /* WINDOW */
+} sc_kv_content;
+int sc_kv_held(const sc_kv_memory *m);
+sc_status sc_kv_find(sc_kv_memory *m, sc_error *err);
+sc_kv_slot sc_kv_at(const sc_kv_memory *m, int layer, int head, int i);
+sc_status sc_kv_load(sc_kv_memory *m, const sc_kv_content *content, sc_error *err);
+int sc_kv_place(const sc_kv_memory *m, int layer, int head, int i); /* page of what was loaded */
+
 /* K = max(1, ceil(keep_ratio * window blocks)), the ratio as the decimal that was written (0.3 * 10 is 3, not 4). */
 int sc_kv_keep(double keep_ratio, int window_blocks);
 

@@ -207,6 +207,35 @@ sc_status sc_prompt_get(sc_engine *e, const char *text, size_t n, sc_prompt **ou
     return SC_OK;
 }
 
+sc_status sc_prompt_of(sc_engine *e, const char *text, size_t n, const float *emb, int tokens, sc_prompt **out, sc_error *err) {
+    const size_t bytes = (size_t)tokens * sc_t5_dim(e->t5) * sizeof *emb;
+    sc_prompt *p = find(e, text, n);
+    sc_status rc;
+
+    *out = p;
+    if (p && p->tokens == tokens && !memcmp(p->emb, emb, bytes)) {
+        p->used = ++e->clock;
+        p->refs++;
+        return SC_OK;
+    }
+    *out = NULL;
+    if (!(p = calloc(1, sizeof *p)) || !(p->text = malloc(n + 1)) || !(p->emb = malloc(bytes))) {
+        prompt_free(e, p);
+        return sc_fail(err, SC_ENOMEM, "prompt: out of memory");
+    }
+    memcpy(p->text, text, n);
+    p->text[n] = 0;
+    p->text_n = n;
+    memcpy(p->emb, emb, bytes);
+    p->tokens = tokens;
+    p->refs = 1;
+    do rc = sc_cross_create(e->dit, p->emb, p->tokens, true, &p->cross, err);
+    while (rc == SC_ENOMEM && sc_prompt_cache_shrink(e));
+    if (rc) prompt_free(e, p);
+    else *out = p;
+    return rc;
+}
+
 static int longer(const sc_prompt *a, const sc_prompt *b) { return a->tokens > b->tokens ? a->tokens : b->tokens; }
 
 sc_status sc_prompt_plan_mix(sc_engine *e, const sc_prompt *a, const sc_prompt *b, sc_cross *out, sc_error *err) {

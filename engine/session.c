@@ -33,8 +33,7 @@ static void free_mixes(sc_engine *e, sc_cross *mix) {
     for (int i = 0; i < 2; i++) sc_cross_free(e->dit, &mix[i]);
 }
 
-/* At a place that is free, with a reference of its own to the prompt. */
-static sc_status create_at(sc_engine *e, int place, uint64_t seed, sc_prompt *prompt, uint32_t prompt_seq, sc_session **out, sc_error *err) {
+sc_status sc_session_create_at(sc_engine *e, int place, uint64_t seed, sc_prompt *prompt, uint32_t prompt_seq, sc_session **out, sc_error *err) {
     sc_session *s = NULL;
     const sc_ops *ops = e->dev->ops;
     const size_t latent = e->latent_count * 4, pixels = (size_t)e->info.frames_chunk * e->info.frame_bytes;
@@ -75,7 +74,7 @@ cleanup:
     return rc;
 }
 
-static sc_status free_place(const sc_engine *e, int *place, sc_error *err) {
+sc_status sc_session_free_place(const sc_engine *e, int *place, sc_error *err) {
     for (*place = 0; *place < e->max_sessions; ++*place)
         if (!e->taken[*place]) return SC_OK;
     return sc_fail(err, SC_EBUSY, "all %d places for sessions are taken", e->max_sessions);
@@ -87,8 +86,8 @@ sc_status sc_session_create(sc_engine *e, uint64_t seed, const char *prompt, siz
     sc_status rc;
 
     *out = NULL;
-    if ((rc = free_place(e, &place, err)) || (rc = sc_prompt_get(e, prompt, n, &p, err))) return rc;
-    do rc = create_at(e, place, seed, p, prompt_seq, out, err);
+    if ((rc = sc_session_free_place(e, &place, err)) || (rc = sc_prompt_get(e, prompt, n, &p, err))) return rc;
+    do rc = sc_session_create_at(e, place, seed, p, prompt_seq, out, err);
     while (rc == SC_ENOMEM && sc_prompt_cache_shrink(e));
     sc_prompt_drop(e, p);
     return rc;
@@ -147,7 +146,7 @@ static sc_status fork_at(int place, const sc_session *from, uint64_t seed, sc_se
     sc_session *s = NULL;
     sc_status rc;
 
-    TRY(create_at(e, place, seed, from->prompt, from->prompt_seq, &s, err));
+    TRY(sc_session_create_at(e, place, seed, from->prompt, from->prompt_seq, &s, err));
     s->chunk = s->first = from->chunk;
     s->frames_made = from->frames_made;
     s->past_at = from->past_at;
@@ -165,16 +164,21 @@ cleanup:
     return rc;
 }
 
+sc_status sc_session_stands(sc_session *s, sc_error *err) {
+    const sc_status rc = sc_session_collect(s, err);
+
+    if (rc) return rc;
+    if (s->failed) return sc_fail(err, s->error.status, "%s", s->error.text);
+    return s->phase || s->begun ? sc_fail(err, SC_EBUSY, "chunk %llu has begun", (unsigned long long)s->chunk) : SC_OK;
+}
+
 sc_status sc_session_fork(sc_session *from, uint64_t seed, sc_session **out, sc_error *err) {
     sc_engine *e = from->engine;
     int place;
     sc_status rc;
 
     *out = NULL;
-    if ((rc = sc_session_collect(from, err))) return rc;
-    if (from->failed) return sc_fail(err, from->error.status, "%s", from->error.text);
-    if (from->phase || from->begun) return sc_fail(err, SC_EBUSY, "chunk %llu has begun", (unsigned long long)from->chunk);
-    if ((rc = free_place(e, &place, err))) return rc;
+    if ((rc = sc_session_stands(from, err)) || (rc = sc_session_free_place(e, &place, err))) return rc;
     do rc = fork_at(place, from, seed, out, err);
     while (rc == SC_ENOMEM && sc_prompt_cache_shrink(e));
     return rc;
@@ -209,6 +213,14 @@ void sc_session_destroy(sc_session *s) {
     free(s);
 }
 
+sc_status sc_session_plan_blend(sc_engine *e, const sc_prompt *a, const sc_prompt *b, int chunks, sc_cross mix[2], sc_error *err) {
+    sc_status rc = SC_OK;
+
+    for (int i = 0; i < 2 && i < chunks - 1 && !rc; i++) rc = sc_prompt_plan_mix(e, a, b, &mix[i], err);
+    if (rc) free_mixes(e, mix);
+    return rc;
+}
+
 sc_status sc_session_set_prompt(sc_session *s, const char *text, size_t n, uint32_t seq, sc_transition transition, int blend_chunks, uint64_t *applies_at,
                                 sc_error *err) {
     sc_engine *e = s->engine;
@@ -218,9 +230,7 @@ sc_status sc_session_set_prompt(sc_session *s, const char *text, size_t n, uint3
 
     if (transition == SC_BLEND && (blend_chunks < 1 || blend_chunks > 64)) return sc_fail(err, SC_EINVAL, "transition blend: %d chunks is not in 1..64", blend_chunks);
     if ((rc = sc_prompt_get(e, text, n, &p, err))) return rc;
-    for (int i = 0; transition == SC_BLEND && i < 2 && i < blend_chunks - 1 && !rc; i++) rc = sc_prompt_plan_mix(e, s->prompt, p, &mix[i], err);
-    if (rc) {
-        free_mixes(e, mix);
+    if (transition == SC_BLEND && (rc = sc_session_plan_blend(e, s->prompt, p, blend_chunks, mix, err))) {
         sc_prompt_drop(e, p);
         return rc;
     }

@@ -278,6 +278,29 @@ sc_status sc_tae_state_copy(const sc_tae *t, sc_tae_state *s, const sc_tae_state
     return SC_OK;
 }
 
+sc_status sc_tae_state_save(const sc_tae *t, const sc_tae_state *s, void *host, sc_error *err) {
+    char *to = host;
+    for (int i = 0; i < SC_TAE_LEVELS * SC_TAE_BLOCKS; i++) {
+        const size_t bytes = past_bytes(t, i / SC_TAE_BLOCKS);
+        sc_status rc = t->dev->ops->download(t->dev, to, s->past[i], bytes, err);
+        if (rc) return rc;
+        to += bytes;
+    }
+    return SC_OK;
+}
+
+sc_status sc_tae_state_load(const sc_tae *t, sc_tae_state *s, const void *host, sc_error *err) {
+    const char *from = host;
+    for (int i = 0; i < SC_TAE_LEVELS * SC_TAE_BLOCKS; i++) {
+        const size_t bytes = past_bytes(t, i / SC_TAE_BLOCKS);
+        sc_status rc = t->dev->ops->upload(t->dev, s->past[i], from, bytes, err);
+        if (rc) return rc;
+        from += bytes;
+    }
+    s->started = true;
+    return SC_OK;
+}
+
 sc_status sc_tae_decode(const sc_tae *t, sc_tae_state *s, const float *latent, int frames, bool keep_startup, bool clamp, float *rgb, uint8_t *i420,
                         int *count, sc_tae_tap *tap, void *tap_ctx, sc_error *err) {
     const sc_ops *ops = t->dev->ops;

@@ -44,6 +44,10 @@ sc_status sc_tae_state_init(const sc_tae *t, sc_tae_state *s, sc_error *err); /*
 void sc_tae_state_free(const sc_tae *t, sc_tae_state *s);
 sc_status sc_tae_state_copy(const sc_tae *t, sc_tae_state *s, const sc_tae_state *from, sc_error *err); /* both of this decoder; in the order of its calls */
 
+/* All that one remembers, sc_tae_state_bytes, to and from the host. load: of a stream that has begun. */
+sc_status sc_tae_state_save(const sc_tae *t, const sc_tae_state *s, void *host, sc_error *err);
+sc_status sc_tae_state_load(const sc_tae *t, sc_tae_state *s, const void *host, sc_error *err);
+
 /* Called with device tensors: index of the decoder layer of the published model (5, 14), act [n][h][w][c]. */
 typedef void sc_tae_tap(void *ctx, int index, const void *x, int n, int h, int w, int c);
 

@@ -109,6 +109,8 @@ size_t sc_vae_state_bytes(const sc_vae *v) { return sc_vae_net_state_bytes(&v->n
 sc_status sc_vae_state_create(const sc_vae *v, sc_vae_state **out, sc_error *err) { return sc_vae_net_state(&v->net, out, err); }
 void sc_vae_state_destroy(const sc_vae *v, sc_vae_state *s) { sc_vae_net_state_free(&v->net, s); }
 sc_status sc_vae_state_copy(const sc_vae *v, sc_vae_state *s, const sc_vae_state *from, sc_error *err) { return sc_vae_net_state_copy(&v->net, s, from, err); }
+sc_status sc_vae_state_save(const sc_vae *v, const sc_vae_state *s, void *host, sc_error *err) { return sc_vae_net_state_save(&v->net, s, host, err); }
+sc_status sc_vae_state_load(const sc_vae *v, sc_vae_state *s, const void *host, sc_error *err) { return sc_vae_net_state_load(&v->net, s, host, err); }
 bool sc_vae_started(const sc_vae_state *s) { return s->started; }
 void sc_vae_state_pretend_started(sc_vae_state *s) { s->started = true; }
 

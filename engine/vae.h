@@ -43,6 +43,9 @@ size_t sc_vae_state_bytes(const sc_vae *v);
 sc_status sc_vae_state_create(const sc_vae *v, sc_vae_state **out, sc_error *err); /* before the first latent */
 void sc_vae_state_destroy(const sc_vae *v, sc_vae_state *s);
 sc_status sc_vae_state_copy(const sc_vae *v, sc_vae_state *s, const sc_vae_state *from, sc_error *err); /* both of this decoder; in the order of its calls */
+/* All that one remembers, sc_vae_state_bytes, to and from the host. load: of a stream that has begun. */
+sc_status sc_vae_state_save(const sc_vae *v, const sc_vae_state *s, void *host, sc_error *err);
+sc_status sc_vae_state_load(const sc_vae *v, sc_vae_state *s, const void *host, sc_error *err);
 bool sc_vae_started(const sc_vae_state *s);  /* a call came */
 
 /* The caches stay zero, but the next latent counts as a later one: what a decoder does that is handed tensors of zeros as its

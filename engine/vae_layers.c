@@ -257,6 +257,21 @@ sc_status sc_vae_net_state_copy(const sc_vae_net *t, sc_vae_state *s, const sc_v
     return rc;
 }
 
+sc_status sc_vae_net_state_save(const sc_vae_net *t, const sc_vae_state *s, void *host, sc_error *err) {
+    char *to = host;
+    sc_status rc = SC_OK;
+    for (int i = 0; i < t->caches && !rc; to += t->cache_bytes[i++]) rc = t->dev->ops->download(t->dev, to, s->past[i], t->cache_bytes[i], err);
+    return rc;
+}
+
+sc_status sc_vae_net_state_load(const sc_vae_net *t, sc_vae_state *s, const void *host, sc_error *err) {
+    const char *from = host;
+    sc_status rc = SC_OK;
+    for (int i = 0; i < t->caches && !rc; from += t->cache_bytes[i++]) rc = t->dev->ops->upload(t->dev, s->past[i], from, t->cache_bytes[i], err);
+    s->started = true;
+    return rc;
+}
+
 /* ---- running ------------------------------------------------------------------------------------------------------------ *
  *
  * A norm is asked for with the convolution before it (ops.h, `then`), which may be another layer's; f->a then holds the next layer's input

@@ -73,6 +73,8 @@ size_t sc_vae_net_state_bytes(const sc_vae_net *t);
 sc_status sc_vae_net_state(const sc_vae_net *t, sc_vae_state **out, sc_error *err);
 void sc_vae_net_state_free(const sc_vae_net *t, sc_vae_state *s);
 sc_status sc_vae_net_state_copy(const sc_vae_net *t, sc_vae_state *s, const sc_vae_state *from, sc_error *err);
+sc_status sc_vae_net_state_save(const sc_vae_net *t, const sc_vae_state *s, void *host, sc_error *err);
+sc_status sc_vae_net_state_load(const sc_vae_net *t, sc_vae_state *s, const void *host, sc_error *err);
 
 /* Running. conv: `args` without its filter and past, and the cache moves on. layer: the i-th. head: norm, SiLU and the last 3x3x3, to f->b. */
 sc_status sc_vae_run_conv(const sc_vae_net *t, const sc_vae_conv *conv, sc_vae_state *s, sc_conv3_args args, sc_error *err);

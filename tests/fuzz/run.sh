@@ -12,12 +12,12 @@ cxx="clang -g -O1 -D_GNU_SOURCE -fsanitize=fuzzer,address,undefined -fno-sanitiz
 import="import/source.c import/zip.c import/pickle.c import/names.c import/family.c engine/safetensors.c engine/json_strict.c base/name_distance.c base/status.c"
 proto="proto/frame_header.c proto/json.c proto/json_out.c proto/fields.c proto/requests.c proto/program.c proto/messages.c proto/problem.c proto/session_json.c proto/log_line.c cli/replay_plan.c base/status.c"
 
-mkdir -p "$dir"/seeds/{pickle,zip,checkpoint,proto}
+mkdir -p "$dir"/seeds/{pickle,zip,checkpoint,proto,snapshot}
 { printf '\7'; cat tests/fuzz/session.jsonl; } >"$dir/seeds/proto/session-log" # whole, and its lines one by one
 while read -r line; do printf '\6%s' "$line" >"$dir/seeds/proto/log-line-$((n += 1))"; done <tests/fuzz/session.jsonl
 "$build/tests/unit/test_import_fuzz" --seeds "$dir/seeds" || exit 1
 compile() { $cxx -o "$dir/$1" "tests/fuzz/fuzz_$1.c" $2 -lcjson -lm || { echo "FAIL $1: does not compile"; exit 1; }; } # shellcheck disable=SC2086
-compile pickle "import/pickle.c base/status.c" && compile zip "import/zip.c base/status.c" && compile checkpoint "$import" && compile proto "$proto" || exit 1
+compile snapshot "engine/snapshot_format.c base/status.c" && compile pickle "import/pickle.c base/status.c" && compile zip "import/zip.c base/status.c" && compile checkpoint "$import" && compile proto "$proto" || exit 1
 
 one() { # NAME MAX_LENGTH DICTIONARY
     "$dir/$1" -seed=1 -max_total_time="$seconds" -max_len="$2" ${3:+-dict="$3"} -timeout=20 -rss_limit_mb=2048 -artifact_prefix="$dir/$1-" "$dir/seeds/$1" \
@@ -33,5 +33,6 @@ finish pickle $a; finish zip $b
 one checkpoint 8192 tests/fuzz/pickle.dict & a=$!
 one proto 2048 tests/fuzz/proto.dict & b=$!
 finish checkpoint $a; finish proto $b
-echo "$((4 - failed)) fuzzers passed, $failed failed"
+seconds=$((seconds / 4)) one snapshot 4096 "" & finish snapshot $! # few numbers: soon seen
+echo "$((5 - failed)) fuzzers passed, $failed failed"
 [ "$failed" -eq 0 ]
