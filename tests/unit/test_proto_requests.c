@@ -12,6 +12,7 @@
 #include "proto/openapi.h"
 #include "proto/program.h"
 #include "proto/requests.h"
+#include "proto/saved.h"
 #include <cjson/cJSON.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -177,6 +178,18 @@ static const struct bad wrong_fork[] = {
     {"{\"at\":1}", 0, 422, "/at", "unknown field"},
 };
 
+static const struct bad wrong_snapshot[] = {
+    {"{}", 0, 422, "/name", "is missing"},
+    {"{\"name\":\"\"}", 0, 422, "/name", ""},
+    {"{\"name\":\"../x\"}", 0, 422, "/name", "A-Z a-z 0-9 - _"},
+    {"{\"name\":\"a.b\"}", 0, 422, "/name", "A-Z a-z 0-9 - _"},
+    {"{\"name\":\"a/b\"}", 0, 422, "/name", "A-Z a-z 0-9 - _"},
+    {"{\"name\":\"n\u00e4chts\"}", 0, 422, "/name", "A-Z a-z 0-9 - _"},
+    {"{\"name\":7}", 0, 422, "/name", "found 7"},
+    {"{\"name\":\"aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa\"}", 0, 422, "/name", "64"},
+    {"{\"name\":\"a\",\"seed\":1}", 0, 422, "/seed", "unknown field"},
+};
+
 typedef bool parse_fn(const char *body, size_t n, sc_problem *p);
 
 static bool create(const char *body, size_t n, sc_problem *p) {
@@ -191,6 +204,11 @@ static bool create(const char *body, size_t n, sc_problem *p) {
 static bool patch(const char *body, size_t n, sc_problem *p) {
     sc_patch_request r;
     return sc_request_patch(body, n, &r, p);
+}
+
+static bool snapshot_body(const char *body, size_t n, sc_problem *p) {
+    char name[SC_SNAPSHOT_NAME_MAX + 1];
+    return sc_request_snapshot(body, n, name, p);
 }
 
 static bool fork_body(const char *body, size_t n, sc_problem *p) {
@@ -245,6 +263,7 @@ static void wrong_fields_are_named(void **state) {
     for (size_t i = 0; i < sizeof wrong_create / sizeof *wrong_create; i++) check(&wrong_create[i], create);
     for (size_t i = 0; i < sizeof wrong_patch / sizeof *wrong_patch; i++) check(&wrong_patch[i], patch);
     for (size_t i = 0; i < sizeof wrong_fork / sizeof *wrong_fork; i++) check(&wrong_fork[i], fork_body);
+    for (size_t i = 0; i < sizeof wrong_snapshot / sizeof *wrong_snapshot; i++) check(&wrong_snapshot[i], snapshot_body);
     print_message("%zu bodies with wrong fields\n",
                   sizeof wrong_create / sizeof *wrong_create + sizeof wrong_patch / sizeof *wrong_patch + sizeof wrong_fork / sizeof *wrong_fork);
 }
