@@ -1,5 +1,6 @@
 /* program.c - see program.h. */
 #include "server/program.h"
+#include "proto/json_out.h"
 #include <stdio.h>
 #include <string.h>
 
@@ -118,4 +119,38 @@ void sc_program_look(const sc_program *g, const sc_program_state *s, const sc_pr
         out->coming[out->count].entry = ahead.next;
         out->coming[out->count++].chunk = sc_program_next_chunk(g, &ahead, c);
     }
+}
+
+static void write_length(sc_json_out *o, bool timed, uint64_t length) {
+    if (timed) sc_json_number(o, "for_s", (double)length * 1e-6);
+    else sc_json_u64(o, "for_chunks", length);
+}
+
+char *sc_program_rest(const sc_program *g, const sc_program_state *s, const sc_program_clock *c, size_t *n) {
+    sc_program_state ahead = *s;
+    sc_json_out o;
+    char *text;
+
+    *n = 0;
+    if (!g || s->next >= g->count) return NULL;
+    sc_json_out_grow(&o);
+    sc_json_object(&o, NULL);
+    if (g->loop) sc_json_bool(&o, "loop", true);
+    sc_json_array(&o, "prompts");
+    for (int left = g->loop ? g->count : g->count - s->next; left > 0; left--, step(g, &ahead)) {
+        const int i = ahead.next;
+        const sc_program_entry *e = &g->entry[i];
+        const uint64_t at = e->at + ahead.round * g->period, chunk = sc_program_next_chunk(g, &ahead, c);
+        sc_json_object(&o, NULL);
+        if (e->timed && (g->loop || chunk >= c->chunk)) sc_json_number(&o, "at_s", (double)(s->base_us + at) * 1e-6);
+        else sc_json_u64(&o, "at_chunk", chunk > c->chunk ? chunk : c->chunk);
+        if (g->loop && left == 1) write_length(&o, e->timed, stays(g, i));
+        sc_json_text_n(&o, "prompt", sc_program_prompt(g, i), e->bytes);
+        if (e->transition != SC_WIRE_NOT_GIVEN) sc_json_text(&o, "transition", sc_wire_transition_name(e->transition));
+        sc_json_end_object(&o);
+    }
+    sc_json_end_array(&o);
+    sc_json_end_object(&o);
+    if (!(text = sc_json_out_take(&o, n))) *n = 1;
+    return text;
 }

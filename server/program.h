@@ -48,4 +48,8 @@ void sc_program_gave(const sc_program *g, sc_program_state *s, uint32_t seq, uin
 /* What GET answers. A loop shows each entry once. in_force, newest: seq of the prompt in force, of the newest prompt. */
 void sc_program_look(const sc_program *g, const sc_program_state *s, const sc_program_clock *c, uint32_t in_force, uint32_t newest, sc_program_view *out);
 
+/* What is to come of it, as a body of PUT that begins the same at this clock: a loop is turned, so that the entry that comes next is its first. Owned,
+ * free(); NULL when nothing is to come (*n 0) or memory ran out (*n 1). */
+char *sc_program_rest(const sc_program *g, const sc_program_state *s, const sc_program_clock *c, size_t *n);
+
 #endif

@@ -159,6 +159,20 @@ void sc_session_log_add(sc_session_log *l, const sc_log_line *line) {
     pthread_mutex_unlock(&l->lock);
 }
 
+bool sc_session_log_load(sc_session_log *l, const sc_log_line *line) {
+    if (line->event != l->newest + 1 || (line->kind == SC_LINE_SESSION && l->newest) || l->ended) return false;
+    if (line->kind != SC_LINE_LOST) {
+        if (!l->newest && line->kind != SC_LINE_SESSION) return false;
+        sc_session_log_add(l, line);
+        return true;
+    }
+    pthread_mutex_lock(&l->lock);
+    l->newest = line->last;
+    if (line->prompts) lose_note(l, line->last);
+    pthread_mutex_unlock(&l->lock);
+    return true;
+}
+
 sc_status sc_session_log_copy(sc_session_log *l, const sc_session_log *from, sc_error *err) {
     const struct block *b;
     const struct note *n;

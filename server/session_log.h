@@ -33,6 +33,9 @@ void sc_session_log_add(sc_session_log *log, const sc_log_line *line);
 /* All of `from` into an empty log: a fork's past. SC_ENOMEM: the log is as it was. */
 sc_status sc_session_log_copy(sc_session_log *log, const sc_session_log *from, sc_error *err);
 
+/* A line of another log, in its order, with its number; gaps too. False: it does not follow on what is there, and the log is as it was. */
+bool sc_session_log_load(sc_session_log *log, const sc_log_line *line);
+
 /* The event behind `after` (0: the first), or the gap that begins there. False: there is none yet. */
 bool sc_session_log_next(sc_session_log *log, uint64_t after, sc_log_line *out);
 
