@@ -16,7 +16,7 @@ typedef struct {
 } sc_config_list;
 
 typedef struct {
-    char *listen, *unix_path, *model, *device, *text_device, *memory, *log_level, *config;
+    char *listen, *unix_path, *model, *device, *text_device, *memory, *state_dir, *log_level, *config;
     int threads, max_sessions, jpeg_quality, idle_timeout_s, max_viewers;
     sc_config_list allow_origin, allow_host, key;
     bool help, version;

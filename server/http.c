@@ -26,6 +26,8 @@ const struct route http_routes[] = {
     ROUTE("PATCH", "/v1/sessions/{id}", http_patch_session, .body = true, .key = true, .query = "wait"),
     ROUTE("DELETE", "/v1/sessions/{id}", http_delete_session, .key = true),
     ROUTE("POST", "/v1/sessions/{id}/fork", http_post_fork, .body = true, .key = true),
+    ROUTE("POST", "/v1/sessions/{id}/save", http_post_save, .body = true, .key = true),
+    ROUTE("POST", "/v1/sessions/restore", http_post_restore, .body = true, .key = true),
     ROUTE("GET", "/v1/sessions/{id}/schedule", http_get_schedule, .key = true),
     ROUTE("PUT", "/v1/sessions/{id}/schedule", http_put_schedule, .body = true, .key = true),
     ROUTE("POST", "/v1/sessions/{id}/tickets", http_post_ticket, .body = true, .key = true),

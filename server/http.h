@@ -3,7 +3,7 @@
  * A connection comes from the router, which has judged the form of its request, Host and Origin; it ends after its answer, so that every
  * request passes there. What takes time never blocks the thread: the connection is suspended and whoever has the answer resumes it:
  *
- *     POST, PATCH, DELETE    until the engine thread has done the command; a fork until its chunk comes
+ *     POST, PATCH, DELETE    until the engine thread has done the command; a fork until its chunk comes, a snapshot until it is on the disk
  *     PATCH ?wait=applied    until a frame that shows the prompt was sent
  *     stream.mjpg            between two frames
  *     events                 between two events

@@ -3,7 +3,7 @@
  *     http.c           the daemon, the life of a request, what may be asked: routes, keys, bodies
  *     http_answer.c    answers and their headers
  *     http_info.c      viewer files, health, metrics, models, capacity
- *     http_sessions.c  sessions, schedules and tickets
+ *     http_sessions.c  sessions, snapshots, schedules and tickets
  *     http_feed.c      answers that go on, and wait in between
  *     http_pictures.c  snapshot and Motion-JPEG
  *     http_log.c       the log of a session, as lines and as events
@@ -40,6 +40,9 @@ struct sc_request {
     size_t body_n, room;
     sc_problem problem;             /* of its command */
     char id[SC_ID_CHARS + 1];       /* of the session made */
+    char name[SC_SNAPSHOT_NAME_MAX + 1]; /* of a snapshot: and where it stands, its size, when */
+    uint64_t chunk, saved_bytes;
+    int64_t saved_at;
     bool has_seq, wait_shown, waiting, timed_out;
     uint32_t seq;
     int64_t applies_at;
@@ -89,6 +92,8 @@ enum MHD_Result http_post_session(struct sc_request *r);
 enum MHD_Result http_patch_session(struct sc_request *r);
 enum MHD_Result http_delete_session(struct sc_request *r);
 enum MHD_Result http_post_fork(struct sc_request *r);
+enum MHD_Result http_post_save(struct sc_request *r);
+enum MHD_Result http_post_restore(struct sc_request *r);
 enum MHD_Result http_get_schedule(struct sc_request *r);
 enum MHD_Result http_put_schedule(struct sc_request *r);
 enum MHD_Result http_post_ticket(struct sc_request *r);

@@ -1,4 +1,4 @@
-/* http_sessions.c - sessions, schedules and tickets: JSON to commands for the engine thread, and back.
+/* http_sessions.c - sessions, snapshots, schedules and tickets: JSON to commands for the engine thread, and back.
  *
  *     handler: parse -> suspend the connection -> post        engine thread: done() copies the answer -> resume
  *     handler again (libmicrohttpd calls it after the resume): r->asked -> answer
@@ -104,6 +104,10 @@ static void command_done(sc_command *c) {
     r->has_seq = c->has_seq;
     r->seq = c->seq;
     r->applies_at = c->applies_at;
+    memcpy(r->name, c->name, sizeof r->name);
+    r->chunk = c->chunk;
+    r->saved_bytes = c->saved_bytes;
+    r->saved_at = c->saved_at;
     if (c->kind == SC_COMMAND_CREATE && !c->problem.status) sc_metrics_time(SC_TIME_CREATE, sc_now_ns() - c->asked_ns);
     forget(c);
     if (r->wait_shown && r->has_seq && !r->problem.status && r->channel) wait_until_shown(r);
@@ -192,6 +196,29 @@ static enum MHD_Result make(struct sc_request *r, sc_command_kind kind) {
 
 enum MHD_Result http_post_session(struct sc_request *r) { return make(r, SC_COMMAND_CREATE); }
 enum MHD_Result http_post_fork(struct sc_request *r) { return make(r, SC_COMMAND_FORK); }
+
+static enum MHD_Result snapshot(struct sc_request *r, sc_command_kind kind) {
+    sc_command *c = command(r, kind);
+    if (!c) return http_problem(r, 503, "Out of memory; try again later.");
+    if (!sc_request_snapshot(r->body, r->body_n, c->name, &r->problem)) {
+        forget(c);
+        return http_problem_full(r, &r->problem);
+    }
+    return post(r, c);
+}
+
+enum MHD_Result http_post_save(struct sc_request *r) {
+    size_t n = 0;
+    if (!r->asked) return snapshot(r, SC_COMMAND_SAVE);
+    if (r->problem.status) return http_problem_full(r, &r->problem);
+    char *text = sc_saved_json(r->name, r->id, r->chunk, r->saved_bytes, r->saved_at, &n);
+    return http_answer_json(r, 201, text, n);
+}
+
+enum MHD_Result http_post_restore(struct sc_request *r) {
+    if (!r->asked) return snapshot(r, SC_COMMAND_RESTORE);
+    return r->problem.status ? http_problem_full(r, &r->problem) : answer_session(r, 201, r->id);
+}
 
 static enum MHD_Result answer_patch(struct sc_request *r) {
     size_t n = 0;

@@ -145,6 +145,14 @@ static int64_t model_created(const struct daemon *d) {
     return stat(path, &st) ? 0 : (int64_t)st.st_mtime;
 }
 
+/* As it was given, else systemd's first; false: there is none. */
+static bool find_state(const struct daemon *d, char out[PATH_MAX]) {
+    const char *given = d->config.state_dir, *systemd = getenv("STATE_DIRECTORY");
+    if (given[0]) snprintf(out, PATH_MAX, "%s", given);
+    else snprintf(out, PATH_MAX, "%.*s", systemd ? (int)strcspn(systemd, ":") : 0, systemd ? systemd : "");
+    return out[0];
+}
+
 static void set_log_level(const char *word) {
     static const char *const words[] = {"error", "warn", "info", "debug"};
     for (int i = 0; i < 4; i++) if (!strcmp(word, words[i])) sc_log_set_level((sc_log_level)i);
@@ -160,6 +168,7 @@ static void raise_descriptors(void) {
 
 static sc_status start(struct daemon *d, sc_error *err) {
     const sc_server_config *c = &d->config;
+    char state_dir[PATH_MAX];
     sc_status rc;
 
     if ((rc = sc_listeners_open(&d->listeners, c, err))) return rc;
@@ -177,7 +186,8 @@ static sc_status start(struct daemon *d, sc_error *err) {
     sc_scheduler_options o = {.engine = {.model_dir = d->model_dir, .device = c->device, .threads = c->threads, .max_sessions = c->max_sessions,
                                          .memory = strcmp(c->memory, "model") ? c->memory : NULL,
                                          .text_device = strcmp(c->text_device, "model") ? c->text_device : NULL, .progress = on_progress, .progress_ctx = d},
-                              .jpeg_quality = c->jpeg_quality, .idle_timeout_s = c->idle_timeout_s, .ctx = d, .ready = on_ready,
+                              .jpeg_quality = c->jpeg_quality, .idle_timeout_s = c->idle_timeout_s,
+                              .state_dir = find_state(d, state_dir) ? state_dir : NULL, .ctx = d, .ready = on_ready,
                               .failed = on_failed, .alive = on_alive};
     if ((rc = sc_scheduler_start(&d->scheduler, &o, d->hub, d->encoder, err))) return rc;
     if ((rc = sc_stream_start(d->stream, d->scheduler, err))) return rc;
@@ -268,6 +278,7 @@ int main(int argc, char **argv) {
     sigaddset(&set, SIGHUP);
     sigprocmask(SIG_BLOCK, &set, NULL); /* before any thread: all of them inherit it */
     signal(SIGPIPE, SIG_IGN);
+    signal(SIGXFSZ, SIG_IGN); /* a limit on files is a full disk to us */
     int signals = signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK);
     if (sd_watchdog_enabled(0, &watchdog_us) > 0) d.watchdog_ns = watchdog_us * 1000;
 

@@ -65,6 +65,8 @@ char *sc_metrics_text(size_t *n) {
     counter(f, "prompts_superseded_total", "Prompts replaced before they applied.", get(&sc_count.prompts_superseded));
     counter(f, "sessions_created_total", "Sessions created.", get(&sc_count.sessions_created));
     counter(f, "forks_total", "Sessions that were forked from others; sessions_created_total counts them too.", get(&sc_count.forks));
+    counter(f, "snapshots_saved_total", "Snapshots that were written.", get(&sc_count.saved));
+    counter(f, "sessions_restored_total", "Sessions that were made of snapshots; sessions_created_total counts them too.", get(&sc_count.restored));
     counter(f, "sessions_failed_total", "Sessions that failed.", get(&sc_count.sessions_failed));
     counter(f, "events_lost_total", "Messages to viewers dropped because a queue was full.", get(&sc_count.events_lost));
     gauge(f, "sessions", "Sessions now.", atomic_load(&sc_count.sessions));

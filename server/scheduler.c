@@ -1,5 +1,5 @@
 /* scheduler.c - see scheduler.h. What is planned is decided in plan.c; what runs next in scheduler_passes.c; how sessions begin stands in
- * scheduler_begin.c, their schedules in scheduler_program.c, their logs in scheduler_log.c; here are the thread, its commands and the rest of a session's life. */
+ * scheduler_begin.c, their schedules in scheduler_program.c, snapshots in scheduler_save.c, their logs in scheduler_log.c; here are the thread, its commands and the rest of a session's life. */
 #include "server/scheduler_internal.h"
 #include "base/clock.h"
 #include "base/log.h"
@@ -152,6 +152,8 @@ static void do_now(sc_scheduler *s, sc_command *c) {
     struct stream *t = NULL;
     if (c->kind == SC_COMMAND_FORK) {
         if (!sc_scheduler_fork(s, c)) return;
+    } else if (c->kind == SC_COMMAND_SAVE || c->kind == SC_COMMAND_RESTORE) {
+        if (!sc_scheduler_save(s, c)) return;
     } else if (c->kind == SC_COMMAND_READ) {} /* read it is */
     else if (c->kind != SC_COMMAND_CREATE && !(t = sc_scheduler_find(s, c->id))) sc_problem_set(&c->problem, 404, "There is no such session.");
     else if (c->kind == SC_COMMAND_CREATE) sc_scheduler_create(s, c);
@@ -300,7 +302,7 @@ static bool stopping(sc_scheduler *s) {
 }
 
 static void refuse_all(sc_scheduler *s, const char *why) {
-    for (sc_command *c; (c = sc_scheduler_take_fork(s)) || (c = unpark(s)) || (c = take_command(s));) {
+    for (sc_command *c; (c = sc_scheduler_take_fork(s)) || (c = sc_scheduler_take_save(s)) || (c = unpark(s)) || (c = take_command(s));) {
         sc_problem_set(&c->problem, 503, "%s", why);
         c->done(c);
     }
@@ -338,6 +340,7 @@ static void *engine_main(void *arg) {
         for (sc_command *c; !s->fault.status && (c = take_command(s));) sc_scheduler_do(s, c);
         run_parked(s);
         sc_scheduler_run_forks(s);
+        sc_scheduler_run_saves(s);
         if (s->fault.status) break;
         uint64_t now = sc_now_ns();
         sc_scheduler_housekeeping(s, now);
@@ -355,6 +358,7 @@ static void *engine_main(void *arg) {
         while (rest(s, sc_now_ns() + NAP_NS)) refuse_all(s, "The device failed; the daemon restarts.");
     }
     set_engine_state(s, fatal ? SC_ENGINE_FAILED : SC_ENGINE_DRAINING);
+    if (!fatal) sc_scheduler_close_state(s);
     while (s->n && !fatal) sc_scheduler_end_session(s, s->streams[s->n - 1], s->stop_code, s->stop_reason);
     refuse_all(s, "The daemon is shutting down.");
     return NULL;
@@ -407,11 +411,13 @@ sc_status sc_scheduler_start(sc_scheduler **out, const sc_scheduler_options *o, 
     pthread_cond_init(&s->changed, &attr);
     pthread_condattr_destroy(&attr);
     *out = s;
-    if (pthread_create(&s->thread, NULL, engine_main, s)) {
+    const sc_status rc = o->state_dir ? sc_scheduler_open_state(s, o->state_dir, err) : SC_OK;
+    if (rc || pthread_create(&s->thread, NULL, engine_main, s)) {
         *out = NULL;
+        sc_keeper_stop(s->keeper);
         free(s->made);
         free(s);
-        return sc_fail(err, SC_ENOMEM, "scheduler: cannot start a thread");
+        return rc ? rc : sc_fail(err, SC_ENOMEM, "scheduler: cannot start a thread");
     }
     return SC_OK;
 }
@@ -450,6 +456,7 @@ void sc_scheduler_stop(sc_scheduler *s, int code, const char *reason) {
 void sc_scheduler_free(sc_scheduler *s) {
     if (!s) return;
     assert(s->joined);
+    sc_keeper_stop(s->keeper); /* after a model that could not be loaded */
     for (int i = 0; i < s->n; i++) { /* after a device fault: the device is not touched again */
         sc_channel_close(s->streams[i]->channel, 1012, "device fault");
         sc_scheduler_free_stream(s->streams[i]);

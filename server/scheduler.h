@@ -16,6 +16,8 @@
  * A fork is taken while its source stands between two chunks, all frames out, which nobody who watches that one notices: it waits for the end
  * of the chunk in work, or for as many chunks as were asked for (scheduler_begin.c).
  *
+ * A session is saved where a fork would be taken; a thread of its own has to do with the disk (scheduler_save.c, keeper.h).
+ *
  * A schedule is prompts to come: each is handed over, as if it had been sent, while the chunk before its own is made (scheduler_program.c).
  *
  * Failures. A device call that fails is a failure of the session (closed with 1011, the others go on) or of the request (500) it was made
@@ -26,6 +28,7 @@
 #include "base/status.h"
 #include "engine/engine.h"
 #include "proto/requests.h"
+#include "proto/saved.h"
 #include "server/hub.h"
 #include "server/jpeg.h"
 
@@ -34,6 +37,7 @@ typedef struct sc_scheduler sc_scheduler;
 typedef struct {
     sc_engine_options engine;
     int jpeg_quality, idle_timeout_s;  /* defaults of a session */
+    const char *state_dir;             /* where snapshots are; NULL: nowhere. Borrowed during start */
     void *ctx;
     void (*ready)(void *ctx);                         /* engine thread: the model is loaded */
     void (*failed)(void *ctx, const sc_error *err);   /* engine thread: it cannot be loaded, or the device failed */
@@ -41,20 +45,24 @@ typedef struct {
 } sc_scheduler_options;
 
 typedef enum { SC_COMMAND_CREATE, SC_COMMAND_FORK, SC_COMMAND_PATCH, SC_COMMAND_DELETE, SC_COMMAND_PROMPT, SC_COMMAND_PAUSE, SC_COMMAND_RESUME,
-               SC_COMMAND_SCHEDULE, SC_COMMAND_SCHEDULED, SC_COMMAND_READ /* the last two are the scheduler's own */ } sc_command_kind;
+               SC_COMMAND_SCHEDULE, SC_COMMAND_SAVE, SC_COMMAND_RESTORE,
+               SC_COMMAND_SCHEDULED, SC_COMMAND_READ /* the last two are the scheduler's own */ } sc_command_kind;
 
 /* A question and its answer. Made with calloc, owned by the scheduler from a successful post until `done`, which frees it. */
 typedef struct sc_command sc_command;
 struct sc_command {
     sc_command_kind kind;
-    char id[SC_ID_CHARS + 1];            /* which session; after CREATE and FORK: the new one */
+    char id[SC_ID_CHARS + 1];            /* which session; after CREATE, FORK and RESTORE: the new one */
     sc_create_request create;
     sc_fork_request fork;
-    uint64_t chunk;                      /* FORK: the scheduler's own: what it begins with, whether it waits for that */
+    uint64_t chunk;                      /* FORK: the scheduler's own: what it begins with, whether it waits for that; after SAVE: the next one */
     bool waits;
     sc_patch_request patch;              /* PATCH; PROMPT, SCHEDULED and READ use its prompt and transition */
     sc_program *program;                 /* CREATE, SCHEDULE: the schedule, or NULL; SCHEDULED: whose entry it is. Whoever frees the command releases it */
     char key[129];                       /* CREATE, FORK: Idempotency-Key, "" for none */
+    char name[SC_SNAPSHOT_NAME_MAX + 1]; /* SAVE, RESTORE: of the snapshot */
+    uint64_t saved_bytes;                /* after SAVE: of its file; and when */
+    int64_t saved_at;
     char ref[SC_REF_MAX + 1];
     uint64_t viewer;                     /* who sent it over a WebSocket, 0: nobody */
     uint64_t asked_ns;

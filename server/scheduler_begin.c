@@ -44,14 +44,13 @@ static bool answered_before(sc_scheduler *s, sc_command *c) {
     return false;
 }
 
-static bool has_place(const sc_scheduler *s, sc_command *c) {
+bool sc_scheduler_has_place(const sc_scheduler *s, sc_command *c) {
     if (s->n < SC_PLAN_JOBS_MAX && s->n < s->info.max_sessions) return true;
     sc_problem_set(&c->problem, 503, "All %d places are taken; try again later.", s->info.max_sessions);
     return false;
 }
 
-/* t, its session and facts complete, is one of the streams; c has its id. from: whose fork it is, or NULL. After an error t is still the caller's. */
-static sc_status enter(sc_scheduler *s, struct stream *t, const struct stream *from, sc_command *c, sc_error *err) {
+sc_status sc_scheduler_enter(sc_scheduler *s, struct stream *t, const struct stream *from, sc_session_log *past, sc_command *c, sc_error *err) {
     const sc_facts *f = &t->facts;
     char id[SC_ID_CHARS + 1] = {0};
     uint64_t now = sc_now_ns();
@@ -59,7 +58,8 @@ static sc_status enter(sc_scheduler *s, struct stream *t, const struct stream *f
     size_t n;
     sc_status rc = sc_id_random(id, err);
 
-    if (rc || (rc = sc_scheduler_log_open(s, t, from, id, &log, err))) return rc;
+    if (rc) sc_session_log_destroy(past);
+    if (rc || (rc = sc_scheduler_log_open(s, t, from, past, id, &log, err))) return rc;
     t->channel = sc_channel_create(s->hub, id, f->fps, (LOOKAHEAD_MAX + 2) * s->info.frames_chunk, f, log, now);
     if (!t->channel) return sc_fail(err, SC_ENOMEM, "session: no room");
     sc_channel_set_play(t->channel, false, f->run_without_viewers, now);
@@ -104,7 +104,7 @@ void sc_scheduler_create(sc_scheduler *s, sc_command *c) {
         sc_problem_add(&c->problem, "/model", "must be \"%s\"", s->info.name);
         return;
     }
-    if (!has_place(s, c)) return;
+    if (!sc_scheduler_has_place(s, c)) return;
     t = calloc(1, sizeof *t);
     if (!t) { sc_fail(&err, SC_ENOMEM, "session: out of memory"); goto failed; }
     sc_facts *f = &t->facts;
@@ -134,7 +134,7 @@ void sc_scheduler_create(sc_scheduler *s, sc_command *c) {
     sc_scheduler_enter_device(s);
     sc_status rc = sc_session_create(s->engine, f->seed, r->prompt, r->prompt_bytes, 1, &t->session, &err);
     sc_scheduler_leave_device(s);
-    if (rc || enter(s, t, NULL, c, &err)) goto failed;
+    if (rc || sc_scheduler_enter(s, t, NULL, NULL, c, &err)) goto failed;
     sc_log(SC_LOG_INFO, "session", "id=%s created seed=%llu prompt_bytes=%zu sessions=%d", c->id, (unsigned long long)f->seed, r->prompt_bytes, s->n);
     sc_scheduler_hand_over(s, t);
     return;
@@ -175,7 +175,7 @@ static void inherit(struct stream *t, const struct stream *from, const sc_comman
     f->prompt_chunk = next.chunk;
 }
 
-static void show_past(sc_scheduler *s, struct stream *t) {
+void sc_scheduler_show_past(sc_scheduler *s, struct stream *t) {
     const sc_facts *facts = &t->facts;
     sc_frames f;
     sc_error err = {0};
@@ -201,8 +201,8 @@ static void take(sc_scheduler *s, const struct stream *from, sc_command *c, sc_p
     sc_status rc = sc_session_fork(from->session, t->facts.seed, &t->session, &err);
     if (!rc && r->has_prompt) rc = sc_session_set_prompt(t->session, r->prompt, r->prompt_bytes, t->facts.newest_seq, SC_SWITCH, 0, NULL, &err);
     sc_scheduler_leave_device(s);
-    if (rc || enter(s, t, from, c, &err)) goto failed;
-    show_past(s, t);
+    if (rc || sc_scheduler_enter(s, t, from, NULL, c, &err)) goto failed;
+    sc_scheduler_show_past(s, t);
     sc_scheduler_hand_over(s, t);
     SC_COUNT(forks, 1);
     sc_log(SC_LOG_INFO, "session", "id=%s forked from=%s chunk=%llu seed=%llu prompt_bytes=%zu sessions=%d", c->id, source,
@@ -234,7 +234,7 @@ static bool fork_or_wait(sc_scheduler *s, sc_command *c) {
     if (!from && c->waits) sc_problem_set(&c->problem, 409, "The session ended before chunk %llu began.", (unsigned long long)c->chunk);
     else if (!from) sc_problem_set(&c->problem, 404, "There is no such session.");
     else if (!from->session) sc_problem_set(&c->problem, 409, "This session has failed.");
-    if (c->problem.status || (!c->waits && !has_place(s, c))) return true;
+    if (c->problem.status || (!c->waits && !sc_scheduler_has_place(s, c))) return true;
 
     const sc_pass next = sc_session_next(from->session);
     const bool between = next.kind == SC_PASS_DENOISE && next.step == 0;
@@ -244,7 +244,7 @@ static bool fork_or_wait(sc_scheduler *s, sc_command *c) {
     else if (c->chunk - earliest > FORK_AHEAD) refuse_chunk(c, "Chunk %llu is too far ahead: a fork can begin with %llu to %llu.", c->chunk, earliest);
     else if (!between || from->due_ns) return false;
     else if (c->chunk == earliest) {
-        if (has_place(s, c)) take(s, from, c, next);
+        if (sc_scheduler_has_place(s, c)) take(s, from, c, next);
     }
     else if (stays(from, next.chunk, sc_now_ns()))
         refuse_chunk(c, "Chunk %llu does not come while the session is paused; the earliest that a fork can begin with is %llu.", c->chunk, earliest);

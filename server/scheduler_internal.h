@@ -1,7 +1,8 @@
 /* scheduler_internal.h - what scheduler.c (thread, commands, life of a session), scheduler_begin.c (its beginning) and scheduler_passes.c (what
- * runs next), scheduler_program.c (schedules) and scheduler_log.c (what is written down) share. Engine thread only, except where it is said. */
+ * runs next), scheduler_program.c (schedules), scheduler_save.c (snapshots) and scheduler_log.c (what is written down) share. Engine thread only, except where it is said. */
 #ifndef SC_SERVER_SCHEDULER_INTERNAL_H
 #define SC_SERVER_SCHEDULER_INTERNAL_H
+#include "server/keeper.h"
 #include "server/scheduler.h"
 #include <pthread.h>
 #include <stdatomic.h>
@@ -67,6 +68,11 @@ struct sc_scheduler {
     int parked_n;
     sc_command *forks[SC_SCHEDULER_QUEUE]; /* oldest first: they wait for a chunk of their source */
     int forks_n;
+    sc_command *saves[SC_SCHEDULER_QUEUE]; /* oldest first: SAVE that waits for the end of a chunk, and what waits for the keeper */
+    int saves_n;
+    sc_keeper *keeper;         /* NULL: there is no state directory */
+    sc_keeper_job *kept;       /* guarded by lock: is back from it */
+    sc_command *keeping;       /* whose job it is; NULL: none is on its way */
     bool asking;               /* the engine has been asked for the first one's words */
     atomic_bool text_read;     /* and may answer; set by its thread */
     sc_error fault;            /* status SC_ELOST: the device is gone */
@@ -87,10 +93,22 @@ void sc_scheduler_free_stream(struct stream *t);      /* and all that is its own
 void sc_scheduler_problem(sc_scheduler *s, sc_problem *p, const sc_error *err, const char *pointer);
 
 /* scheduler_begin.c */
+bool sc_scheduler_has_place(const sc_scheduler *s, sc_command *c); /* false: it has its answer */
+/* t, its session and facts complete, is one of the streams; c has its id. from: whose fork it is; past: the log of what it goes on with (moved, also after
+ * an error); or NULL. After an error t is still the caller's. */
+sc_status sc_scheduler_enter(sc_scheduler *s, struct stream *t, const struct stream *from, sc_session_log *past, sc_command *c, sc_error *err);
+void sc_scheduler_show_past(sc_scheduler *s, struct stream *t); /* its last picture, until it has frames of its own */
 void sc_scheduler_create(sc_scheduler *s, sc_command *c);
 bool sc_scheduler_fork(sc_scheduler *s, sc_command *c);   /* false: it waits, and is not the caller's any more */
 void sc_scheduler_run_forks(sc_scheduler *s);             /* those whose turn has come, before another chunk begins */
 sc_command *sc_scheduler_take_fork(sc_scheduler *s);      /* one that waits, given back unanswered; NULL: none does */
+
+/* scheduler_save.c */
+sc_status sc_scheduler_open_state(sc_scheduler *s, const char *dir, sc_error *err);
+bool sc_scheduler_save(sc_scheduler *s, sc_command *c);   /* SAVE, RESTORE. false: it waits, and is not the caller's any more */
+void sc_scheduler_run_saves(sc_scheduler *s);             /* what the keeper has done, and those whose turn has come; before another chunk begins */
+sc_command *sc_scheduler_take_save(sc_scheduler *s);      /* one that waits, given back unanswered; NULL: none does */
+void sc_scheduler_close_state(sc_scheduler *s);           /* waits for the keeper; its command is answered */
 
 /* scheduler_program.c */
 void sc_scheduler_schedule(sc_scheduler *s, struct stream *t, sc_command *c);
@@ -99,8 +117,9 @@ void sc_scheduler_hand_over_all(sc_scheduler *s);
 bool sc_scheduler_still_scheduled(const struct stream *t, const sc_command *c); /* no other schedule came while its words were read */
 
 /* scheduler_log.c */
-/* The log of a session that begins, from the source's where there is one; owned. t and its facts are complete. */
-sc_status sc_scheduler_log_open(const sc_scheduler *s, struct stream *t, const struct stream *from, const char *id, sc_session_log **out, sc_error *err);
+/* The log of a session that begins, from the source's or from `past` (moved) where there is one; owned. t and its facts are complete. */
+sc_status sc_scheduler_log_open(const sc_scheduler *s, struct stream *t, const struct stream *from, sc_session_log *past, const char *id, sc_session_log **out,
+                                sc_error *err);
 void sc_scheduler_log_prompt(struct stream *t, sc_pass begins); /* a chunk begins; its facts say under what */
 void sc_scheduler_log_chunk(struct stream *t, const sc_frames *f);
 void sc_scheduler_log_end(struct stream *t);                     /* as its facts say */

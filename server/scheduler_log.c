@@ -32,24 +32,25 @@ static void session_line(const sc_scheduler *s, const struct stream *t, const ch
     copy_text(m->memory, sizeof m->memory, o->memory ? o->memory : "model");
 }
 
-sc_status sc_scheduler_log_open(const sc_scheduler *s, struct stream *t, const struct stream *from, const char *id, sc_session_log **out, sc_error *err) {
-    sc_session_log *log = sc_session_log_create(SC_SESSION_LOG_BYTES);
+sc_status sc_scheduler_log_open(const sc_scheduler *s, struct stream *t, const struct stream *from, sc_session_log *past, const char *id, sc_session_log **out,
+                                sc_error *err) {
+    sc_session_log *log = past ? past : sc_session_log_create(SC_SESSION_LOG_BYTES);
     const sc_facts *f = &t->facts;
     sc_log_line line;
 
     *out = NULL;
     if (!log) return sc_fail(err, SC_ENOMEM, "session: no memory for its log");
-    if (!from) {
+    if (!from && !past) {
         session_line(s, t, id, &line);
         t->logged_seq = f->prompt_seq;
-    } else if (sc_session_log_copy(log, sc_channel_log(from->channel), err)) {
+    } else if (from && sc_session_log_copy(log, sc_channel_log(from->channel), err)) {
         sc_session_log_destroy(log);
         return err->status;
     } else {
         line = (sc_log_line){.kind = SC_LINE_FORK, .chunk = f->forked_chunk, .created = f->created, .seed = f->seed};
         memcpy(line.session, id, sizeof line.session);
         memcpy(line.from, f->forked_from, sizeof line.from);
-        t->logged_seq = from->logged_seq;
+        if (from) t->logged_seq = from->logged_seq;
     }
     sc_session_log_add(log, &line);
     *out = log;

@@ -60,17 +60,20 @@ export function runToEnd(args, { limit = LIMIT } = {}) {
 }
 
 export class Daemon {
-  /** Starts one and waits until it takes sessions. `listen`: 127.0.0.1:0 unless told otherwise; "none" needs unixPath. */
-  static async start(args = [], { listen = '127.0.0.1:0', unixPath = null, key = null } = {}) {
+  /** Starts one and waits until it takes sessions. `listen`: 127.0.0.1:0 unless told otherwise; "none" needs unixPath. `state`: its state directory
+   *  instead of one of its own; null: none. */
+  static async start(args = [], { listen = '127.0.0.1:0', unixPath = null, key = null, state } = {}) {
     const d = new Daemon();
     d.unixPath = unixPath;
     d.key = key;
     d.state = mkdtempSync(join(tmpdir(), 'sparsecast-test-'));
+    const env = { ...process.env, STATE_DIRECTORY: state ?? d.state, XDG_STATE_HOME: d.state };
+    if (state === null) delete env.STATE_DIRECTORY;
     d.log = '';
     d.out = '';
     d.gone = null;
     const all = ['--listen', listen, '--model', 'models/pocket', ...(unixPath ? ['--unix', unixPath] : []), ...(key ? ['--key', key] : []), ...args];
-    d.child = spawn(BINARY, all, { cwd: ROOT, env: { ...process.env, STATE_DIRECTORY: d.state, XDG_STATE_HOME: d.state }, stdio: ['ignore', 'pipe', 'pipe'] });
+    d.child = spawn(BINARY, all, { cwd: ROOT, env, stdio: ['ignore', 'pipe', 'pipe'] });
     running.add(d);
     d.child.stdout.on('data', (data) => (d.out += data));
     d.child.stderr.on('data', (data) => (d.log = (d.log + data).slice(-LOG_BYTES)));
