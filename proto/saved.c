@@ -26,6 +26,8 @@ static const struct field {
     {"newest_seq", U32, AT(newest_seq), UINT32_MAX},
     {"logged_seq", U32, AT(logged_seq), UINT32_MAX},
     {"prompt_chunk", NUMBER, AT(prompt_chunk), INT32_MAX},
+    {"created", NUMBER, AT(created), LARGEST},
+    {"forked_chunk", NUMBER, AT(forked_chunk), INT32_MAX},
     {"fps", SMALL, AT(fps), 60},
     {"jpeg_quality", SMALL, AT(jpeg_quality), 100},
     {"lookahead_chunks", SMALL, AT(lookahead_chunks), 4},
@@ -53,6 +55,8 @@ void sc_saved_write(sc_json_out *o, const sc_saved *s, const char *schedule, siz
     sc_json_text(o, "session", s->session);
     for (int i = 0; i < FIELDS; i++) sc_json_i64(o, fields[i].name, number_of(s, &fields[i]));
     sc_json_bool(o, "run_without_viewers", s->run_without_viewers);
+    sc_json_bool(o, "paused", s->paused);
+    if (s->forked_from[0]) sc_json_text(o, "forked_from", s->forked_from);
     sc_json_text_n(o, "prompt", s->prompt, s->prompt_bytes);
     write_transition(o, "transition", s->transition);
     write_transition(o, "prompt_transition", s->prompt_transition);
@@ -105,6 +109,9 @@ bool sc_saved_read(const char *text, size_t n, sc_saved *out, sc_program **sched
     else if (!sc_id_valid(out->session, strlen(out->session))) sc_problem_add(p, "/session", "must be the id of a session");
     for (int i = 0; i < FIELDS; i++) read_number(o, &fields[i], out, p);
     if (!sc_field_bool(o, "run_without_viewers", &out->run_without_viewers, p)) lacks(p, "run_without_viewers");
+    if (!sc_field_bool(o, "paused", &out->paused, p)) lacks(p, "paused");
+    if (sc_field_text(o, "forked_from", out->forked_from, sizeof out->forked_from, p) && !sc_id_valid(out->forked_from, strlen(out->forked_from)))
+        sc_problem_add(p, "/forked_from", "must be the id of a session");
     sc_field_prompt(o, "prompt", true, out->prompt, &out->prompt_bytes, p);
     out->transition = read_transition(o, "transition", p);
     out->prompt_transition = read_transition(o, "prompt_transition", p);

@@ -29,8 +29,11 @@ typedef struct {
     size_t prompt_bytes;
     sc_wire_transition transition;       /* of prompts that name none; may be SC_WIRE_NOT_GIVEN */
     sc_wire_transition prompt_transition; /* with which the prompt in force came */
+    char forked_from[SC_ID_CHARS + 1];   /* "": it is no fork; else that one's first own chunk */
+    uint64_t forked_chunk;
+    int64_t created;                     /* Unix seconds */
     int fps, jpeg_quality, lookahead_chunks, idle_timeout_s;
-    bool run_without_viewers;
+    bool run_without_viewers, paused;
 } sc_saved;
 
 /* One to SC_SNAPSHOT_NAME_MAX of A-Z a-z 0-9 - _, so that it is a file's name anywhere and no path. */

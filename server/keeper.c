@@ -17,7 +17,7 @@ struct sc_keeper {
     pthread_cond_t changed;
     sc_keeper_job *job;         /* guarded by lock, like stop */
     bool stop;
-    int dir;
+    int dir, sessions;
     void (*done)(void *ctx, sc_keeper_job *job);
     void *ctx;
 };
@@ -58,9 +58,9 @@ static void *keeper_main(void *arg) {
     }
 }
 
-static int open_dir(const char *dir) {
+static int open_dir(const char *dir, const char *name) {
     char path[PATH_MAX];
-    if (snprintf(path, sizeof path, "%s/snapshots", dir) >= (int)sizeof path) { errno = ENAMETOOLONG; return -1; }
+    if (snprintf(path, sizeof path, "%s/%s", dir, name) >= (int)sizeof path) { errno = ENAMETOOLONG; return -1; }
     if ((mkdir(dir, 0700) && errno != EEXIST) || (mkdir(path, 0700) && errno != EEXIST)) return -1;
     return open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
 }
@@ -69,8 +69,9 @@ sc_status sc_keeper_start(sc_keeper **out, const char *dir, void (*done)(void *c
     sc_keeper *k = calloc(1, sizeof *k);
     *out = NULL;
     if (!k) return sc_fail(err, SC_ENOMEM, "keeper: out of memory");
-    if ((k->dir = open_dir(dir)) < 0) {
+    if ((k->dir = open_dir(dir, "snapshots")) < 0 || (k->sessions = open_dir(dir, "sessions")) < 0) {
         const int why = errno;
+        if (k->dir >= 0) close(k->dir);
         free(k);
         return sc_fail(err, SC_EINVAL, "state-dir: %s: %s", dir, strerror(why));
     }
@@ -80,6 +81,7 @@ sc_status sc_keeper_start(sc_keeper **out, const char *dir, void (*done)(void *c
     pthread_cond_init(&k->changed, NULL);
     if (pthread_create(&k->thread, NULL, keeper_main, k)) {
         close(k->dir);
+        close(k->sessions);
         free(k);
         return sc_fail(err, SC_ENOMEM, "keeper: cannot start a thread");
     }
@@ -95,6 +97,9 @@ void sc_keeper_give(sc_keeper *k, sc_keeper_job *job) {
     pthread_mutex_unlock(&k->lock);
 }
 
+int sc_keeper_sessions(const sc_keeper *k) { return k->sessions; }
+void sc_keeper_forget(sc_keeper *k, const char *id) { sc_snapshot_file_remove(k->sessions, id); }
+
 void sc_keeper_stop(sc_keeper *k) {
     if (!k) return;
     pthread_mutex_lock(&k->lock);
@@ -105,5 +110,6 @@ void sc_keeper_stop(sc_keeper *k) {
     pthread_cond_destroy(&k->changed);
     pthread_mutex_destroy(&k->lock);
     close(k->dir);
+    close(k->sessions);
     free(k);
 }

@@ -1,9 +1,10 @@
-/* keeper.h - the thread that writes saved sessions to the state directory and reads them, so that the engine's does not wait for a disk.
+/* keeper.h - the state directory, and the thread that writes saved sessions to the state directory and reads them, so that the engine's does not wait for a disk.
  *
  *     engine thread --job--> keeper: write the file | read it, check all of it --done--> engine thread
  *
  * One job at a time, since a session of a large model takes gigabytes while it is on its way. A job is the keeper's from sc_keeper_give until `done`
- * was called, on the keeper's thread. Files lie in DIR/snapshots (snapshot_file.h). */
+ * was called, on the keeper's thread. Files lie in DIR/snapshots (snapshot_file.h), those of
+ * sessions that are to come back with the daemon in DIR/sessions, which are the engine thread's alone (scheduler_return.c). */
 #ifndef SC_SERVER_KEEPER_H
 #define SC_SERVER_KEEPER_H
 #include "engine/engine.h"
@@ -27,9 +28,11 @@ typedef struct {
 
 void sc_keeper_job_free(sc_keeper_job *job); /* all of it; NULL is fine */
 
-/* Makes what is not there of DIR/snapshots. Errors: SC_EINVAL with the reason, SC_ENOMEM. */
+/* Makes what is not there of DIR, DIR/snapshots, DIR/sessions. Errors: SC_EINVAL with the reason, SC_ENOMEM. */
 sc_status sc_keeper_start(sc_keeper **out, const char *dir, void (*done)(void *ctx, sc_keeper_job *job), void *ctx, sc_error *err);
 void sc_keeper_give(sc_keeper *k, sc_keeper_job *job); /* none is on its way */
+int sc_keeper_sessions(const sc_keeper *k);            /* DIR/sessions, open as long as the keeper is there */
+void sc_keeper_forget(sc_keeper *k, const char *id);   /* a session that has ended does not come back */
 void sc_keeper_stop(sc_keeper *k); /* after the job that is on its way; NULL is fine */
 
 #endif

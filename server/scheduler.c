@@ -1,5 +1,5 @@
 /* scheduler.c - see scheduler.h. What is planned is decided in plan.c; what runs next in scheduler_passes.c; how sessions begin stands in
- * scheduler_begin.c, their schedules in scheduler_program.c, snapshots in scheduler_save.c, their logs in scheduler_log.c; here are the thread, its commands and the rest of a session's life. */
+ * scheduler_begin.c, their schedules in scheduler_program.c, snapshots in scheduler_save.c and scheduler_return.c, their logs in scheduler_log.c; here are the thread, its commands and the rest of a session's life. */
 #include "server/scheduler_internal.h"
 #include "base/clock.h"
 #include "base/log.h"
@@ -65,6 +65,7 @@ void sc_scheduler_end_session(sc_scheduler *s, struct stream *t, int code, const
         s->n--;
         break;
     }
+    if (s->keeper) sc_keeper_forget(s->keeper, sc_channel_id(t->channel));
     sc_scheduler_enter_device(s);
     sc_session_destroy(t->session);
     sc_scheduler_leave_device(s);
@@ -329,8 +330,9 @@ static void *engine_main(void *arg) {
     if (info.first_chunk_ns > atomic_load(&s->longest_ns)) atomic_store(&s->longest_ns, info.first_chunk_ns);
     pthread_mutex_lock(&s->lock);
     s->info = info;
-    s->state = SC_ENGINE_READY;
     pthread_mutex_unlock(&s->lock);
+    sc_scheduler_bring_back(s);
+    set_engine_state(s, SC_ENGINE_READY);
     sc_log(SC_LOG_INFO, "engine", "model=%s device=%s size=%dx%d fps=%d sessions=%d load_ms=%.0f", info.name, info.device, info.width,
            info.height, info.fps, info.max_sessions, (double)(sc_now_ns() - begin) * 1e-6);
     s->o.ready(s->o.ctx);
@@ -349,6 +351,7 @@ static void *engine_main(void *arg) {
         if (wake > now + NAP_NS) wake = now + NAP_NS;
         rest(s, wake);
     }
+    if (!s->fault.status) sc_scheduler_save_all(s);
     const bool fatal = s->fault.status == SC_ELOST;
     if (fatal) { /* the device is not called again, not even to free what it holds: sessions stay as they are */
         set_engine_state(s, SC_ENGINE_FAILED);

@@ -56,8 +56,10 @@ sc_status sc_scheduler_enter(sc_scheduler *s, struct stream *t, const struct str
     uint64_t now = sc_now_ns();
     sc_session_log *log;
     size_t n;
-    sc_status rc = sc_id_random(id, err);
+    const bool back = c->kind == SC_COMMAND_RESTORE && c->id[0];
+    sc_status rc = back ? SC_OK : sc_id_random(id, err);
 
+    if (back) memcpy(id, c->id, sizeof id);
     if (rc) sc_session_log_destroy(past);
     if (rc || (rc = sc_scheduler_log_open(s, t, from, past, id, &log, err))) return rc;
     t->channel = sc_channel_create(s->hub, id, f->fps, (LOOKAHEAD_MAX + 2) * s->info.frames_chunk, f, log, now);
@@ -166,7 +168,7 @@ static void inherit(struct stream *t, const struct stream *from, const sc_comman
     f->wait = f->denoise = f->decode = (sc_stage_time){0, 0};
     f->created = (int64_t)time(NULL);
     memcpy(f->forked_from, c->id, sizeof f->forked_from);
-    f->forked_chunk = next.chunk;
+    f->forked_chunk = t->first = next.chunk;
     if (r->has_seed) f->seed = r->seed;
     if (!r->has_prompt && !waits) return;
     memcpy(f->prompt, r->has_prompt ? r->prompt : from->next_prompt, sizeof f->prompt);

@@ -1,5 +1,5 @@
 /* scheduler_internal.h - what scheduler.c (thread, commands, life of a session), scheduler_begin.c (its beginning) and scheduler_passes.c (what
- * runs next), scheduler_program.c (schedules), scheduler_save.c (snapshots) and scheduler_log.c (what is written down) share. Engine thread only, except where it is said. */
+ * runs next), scheduler_program.c (schedules), scheduler_save.c (snapshots), scheduler_return.c (those of a daemon that stops) and scheduler_log.c (what is written down) share. Engine thread only, except where it is said. */
 #ifndef SC_SERVER_SCHEDULER_INTERNAL_H
 #define SC_SERVER_SCHEDULER_INTERNAL_H
 #include "server/keeper.h"
@@ -18,6 +18,8 @@ struct stream {
     sc_wire_transition next_transition; /* with which it was given, or will have been */
     uint32_t logged_seq;       /* of the newest prompt in its log */
     bool paused, was_playing;
+    bool returned;             /* came back with the daemon: it is the session that it was */
+    uint64_t first;            /* its first chunk in this daemon */
     uint64_t began_ns;         /* when the chunk in work took its first pass; 0: none in work */
     uint64_t denoise_ns;
     uint64_t wait_ns, decode_ns, last_pts_us; /* of the newest frames; of the last of them */
@@ -110,6 +112,14 @@ void sc_scheduler_run_saves(sc_scheduler *s);             /* what the keeper has
 sc_command *sc_scheduler_take_save(sc_scheduler *s);      /* one that waits, given back unanswered; NULL: none does */
 void sc_scheduler_close_state(sc_scheduler *s);           /* waits for the keeper; its command is answered */
 
+/* Its words and memory, standing between two chunks. */
+sc_status sc_scheduler_write_down(sc_scheduler *s, struct stream *t, sc_saved *v, sc_snapshot_file *out, sc_error *err);
+void sc_scheduler_restored(sc_scheduler *s, sc_command *c, sc_keeper_job *job); /* what was loaded is a session; with an id in c: that one is back */
+
+/* scheduler_return.c */
+void sc_scheduler_save_all(sc_scheduler *s);
+void sc_scheduler_bring_back(sc_scheduler *s);
+
 /* scheduler_program.c */
 void sc_scheduler_schedule(sc_scheduler *s, struct stream *t, sc_command *c);
 void sc_scheduler_hand_over(sc_scheduler *s, struct stream *t); /* an entry whose turn it is; before another chunk begins */
@@ -127,6 +137,7 @@ void sc_scheduler_log_end(struct stream *t);                     /* as its facts
 /* scheduler_passes.c */
 void sc_scheduler_look_after(sc_scheduler *s, struct stream *t, uint64_t now);
 bool sc_scheduler_housekeeping(sc_scheduler *s, uint64_t now); /* false: no session */
+void sc_scheduler_end_chunk(sc_scheduler *s, struct stream *t, uint64_t end_ns); /* the chunk in work and its frames; no pass begins after end_ns */
 bool sc_scheduler_run_pass(sc_scheduler *s, uint64_t now, uint64_t *wake_ns);
 
 #endif

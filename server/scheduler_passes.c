@@ -138,7 +138,7 @@ static void frames_out(sc_scheduler *s, struct stream *t) {
     sc_encode_job job = {.channel = t->channel, .data = f.data, .frame_bytes = f.frame_bytes, .count = f.count, .width = f.width,
                          .height = f.height, .quality = quality, .fps = t->facts.fps, .chunk = f.chunk, .first_frame = f.first_frame,
                          .first_pts_us = first_pts_us, .prompt_seq = f.prompt_seq, .first_of_prompt = f.first_of_prompt,
-                         .begins = f.chunk == t->facts.forked_chunk, .wait_ns = wait,
+                         .begins = f.chunk == t->first, .wait_ns = wait,
                          .denoise_ns = t->denoise_ns, .decode_ns = decode_ns};
     sc_channel_expect(t->channel, f.count);
     if (sc_encoder_submit(s->encoder, &job, &err)) sc_log(SC_LOG_ERROR, "session", "id=%s %s", sc_channel_id(t->channel), err.text);
@@ -185,6 +185,19 @@ static sc_status run_engine(sc_scheduler *s, sc_session *const *sessions, int co
     }
     sc_scheduler_leave_device(s);
     return rc == SC_ELOST ? rc : SC_OK;
+}
+
+void sc_scheduler_end_chunk(sc_scheduler *s, struct stream *t, uint64_t end_ns) {
+    while (t->session && !s->fault.status && sc_now_ns() < end_ns) {
+        const sc_pass pass = sc_session_next(t->session);
+        sc_error why = {0};
+        if (pass.kind == SC_PASS_DENOISE && pass.step == 0) break;
+        const uint64_t begin = sc_now_ns();
+        if (run_engine(s, &t->session, 1, &pass, &why)) s->fault = why;
+        else if (why.status) sc_scheduler_fail_session(t, &why);
+        else after_pass(s, t, pass, begin, sc_now_ns() - begin);
+    }
+    if (t->session && t->due_ns && !s->fault.status) frames_out(s, t);
 }
 
 /* What has come of the frames that are due. Sets s->fault when the device is gone. False: none; *wake_ns is when to look again. */

@@ -48,37 +48,36 @@ static void problem_of(sc_scheduler *s, sc_command *c, const sc_error *err) {
 
 /* ---- saving ---- */
 
-static sc_saved describe(const struct stream *t, sc_pass next, const char *id) {
+static sc_saved describe(const struct stream *t, sc_pass next) {
     const sc_facts *f = &t->facts;
     const bool waits = next.prompt_seq != f->prompt_seq;
     sc_saved v = {.saved = (int64_t)time(NULL), .chunk = next.chunk, .pts_us = f->pts_us, .last_pts_us = t->last_pts_us, .prompt_seq = next.prompt_seq,
                   .newest_seq = f->newest_seq, .logged_seq = t->logged_seq, .prompt_chunk = waits ? next.chunk : f->prompt_chunk,
                   .prompt_bytes = waits ? t->next_prompt_bytes : f->prompt_bytes, .transition = f->transition, .prompt_transition = t->next_transition,
                   .fps = f->fps, .jpeg_quality = f->jpeg_quality, .lookahead_chunks = f->lookahead_chunks, .idle_timeout_s = f->idle_timeout_s,
-                  .run_without_viewers = f->run_without_viewers};
-    memcpy(v.session, id, sizeof v.session);
+                  .run_without_viewers = f->run_without_viewers, .paused = t->paused, .forked_chunk = f->forked_chunk, .created = f->created};
+    memcpy(v.session, sc_channel_id(t->channel), sizeof v.session);
+    memcpy(v.forked_from, f->forked_from, sizeof v.forked_from);
     memcpy(v.prompt, waits ? t->next_prompt : f->prompt, sizeof v.prompt);
     return v;
 }
 
-static sc_status take(sc_scheduler *s, struct stream *t, sc_command *c, sc_pass next, sc_keeper_job *job, sc_error *err) {
+sc_status sc_scheduler_write_down(sc_scheduler *s, struct stream *t, sc_saved *v, sc_snapshot_file *out, sc_error *err) {
     const sc_program_clock clock = sc_facts_clock(&t->facts);
-    const sc_saved v = describe(t, next, c->id);
     size_t schedule_bytes;
     char *schedule = sc_program_rest(t->program, &t->facts.program, &clock, &schedule_bytes);
     sc_status rc = SC_OK;
 
+    *v = describe(t, sc_session_next(t->session));
     if (!schedule && schedule_bytes) return sc_fail(err, SC_ENOMEM, "save: out of memory");
     if (schedule_bytes > SC_BODY_BYTES_MAX) rc = sc_fail(err, SC_EINVAL, "what is to come of the schedule is too long to be saved");
-    else if (!(job->file.text = sc_saved_text_write(&v, schedule, schedule_bytes, sc_channel_log(t->channel), &job->file.text_bytes)))
+    else if (!(out->text = sc_saved_text_write(v, schedule, schedule_bytes, sc_channel_log(t->channel), &out->text_bytes)))
         rc = sc_fail(err, SC_ENOMEM, "save: out of memory");
     free(schedule);
     if (rc) return rc;
     sc_scheduler_enter_device(s);
-    rc = sc_session_save(t->session, &job->file.memory, &job->file.memory_bytes, err);
+    rc = sc_session_save(t->session, &out->memory, &out->memory_bytes, err);
     sc_scheduler_leave_device(s);
-    c->chunk = v.chunk;
-    c->saved_at = v.saved;
     return rc;
 }
 
@@ -87,6 +86,7 @@ static bool save_or_wait(sc_scheduler *s, sc_command *c) {
     struct stream *t = sc_scheduler_find(s, c->id);
     sc_keeper_job *job;
     sc_error err = {0};
+    sc_saved v;
 
     if (!t && c->waits) sc_problem_set(&c->problem, 409, "The session ended before it could be saved.");
     else if (!t) sc_problem_set(&c->problem, 404, "There is no such session.");
@@ -95,7 +95,9 @@ static bool save_or_wait(sc_scheduler *s, sc_command *c) {
     const sc_pass next = sc_session_next(t->session);
     if (next.kind != SC_PASS_DENOISE || next.step != 0 || t->due_ns || s->keeping) return false;
     if (!(job = calloc(1, sizeof *job))) sc_fail(&err, SC_ENOMEM, "save: out of memory");
-    else if (!take(s, t, c, next, job, &err)) {
+    else if (!sc_scheduler_write_down(s, t, &v, &job->file, &err)) {
+        c->chunk = v.chunk;
+        c->saved_at = v.saved;
         give(s, c, job);
         return false;
     }
@@ -122,16 +124,19 @@ static bool restore_or_wait(sc_scheduler *s, sc_command *c) {
     return false;
 }
 
-static void fill_facts(const sc_scheduler *s, struct stream *t, const sc_saved *v, const sc_snapshot_info *i) {
+static void fill_facts(const sc_scheduler *s, struct stream *t, bool back, const sc_saved *v, const sc_snapshot_info *i) {
     sc_facts *f = &t->facts;
     *f = (sc_facts){.state = SC_STATE_STARTING, .prompt_bytes = v->prompt_bytes, .prompt_seq = v->prompt_seq, .prompt_chunk = v->prompt_chunk, .transition = v->transition,
                     .seed = i->seed, .memory_bytes = s->info.session_bytes, .width = s->info.width, .height = s->info.height, .fps = v->fps,
                     .first_frames = s->info.frames_first, .chunk_frames = s->info.frames_chunk, .jpeg_quality = v->jpeg_quality,
                     .lookahead_chunks = v->lookahead_chunks, .idle_timeout_s = v->idle_timeout_s, .run_without_viewers = v->run_without_viewers,
-                    .created = (int64_t)time(NULL), .chunk = (int64_t)i->chunk - 1, .forked_chunk = i->chunk, .newest_seq = v->newest_seq, .pts_us = v->pts_us};
+                    .created = back ? v->created : (int64_t)time(NULL), .chunk = (int64_t)i->chunk - 1, .forked_chunk = back ? v->forked_chunk : i->chunk, .newest_seq = v->newest_seq, .pts_us = v->pts_us};
     memcpy(f->prompt, v->prompt, sizeof f->prompt);
     memcpy(f->model, s->info.name, sizeof f->model);
-    memcpy(f->forked_from, v->session, sizeof f->forked_from);
+    memcpy(f->forked_from, back ? v->forked_from : v->session, sizeof f->forked_from);
+    t->returned = back;
+    t->paused = back && v->paused;
+    t->first = i->chunk;
     t->last_pts_us = v->last_pts_us;
     t->logged_seq = v->logged_seq;
     t->next_transition = v->prompt_transition < SC_WIRE_NOT_GIVEN ? v->prompt_transition : SC_WIRE_SWITCH;
@@ -145,12 +150,13 @@ static void take_schedule(struct stream *t, sc_program *program, uint64_t earlie
     else sc_log(SC_LOG_WARN, "keeper", "a schedule is left out: %s", why.detail);
 }
 
-static void restore(sc_scheduler *s, sc_command *c, sc_keeper_job *job) {
+void sc_scheduler_restored(sc_scheduler *s, sc_command *c, sc_keeper_job *job) {
     const sc_saved *v = &job->words.saved;
     sc_snapshot_info i;
     sc_error err = {0};
     struct stream *t = NULL;
     sc_session_log *past = job->words.log;
+    const bool back = c->id[0];
 
     sc_snapshot_describe(job->snapshot, &i);
     if (v->chunk != i.chunk || v->prompt_seq != (i.next_seq ? i.next_seq : i.prompt_seq)) {
@@ -160,7 +166,7 @@ static void restore(sc_scheduler *s, sc_command *c, sc_keeper_job *job) {
     }
     if (!sc_scheduler_has_place(s, c)) return;
     if (!(t = calloc(1, sizeof *t))) { sc_fail(&err, SC_ENOMEM, "session: out of memory"); goto failed; }
-    fill_facts(s, t, v, &i);
+    fill_facts(s, t, back, v, &i);
     take_schedule(t, job->words.schedule, i.chunk);
     sc_scheduler_enter_device(s);
     sc_status rc = sc_session_restore(s->engine, job->snapshot, &t->session, &err);
@@ -168,6 +174,7 @@ static void restore(sc_scheduler *s, sc_command *c, sc_keeper_job *job) {
     if (rc) goto failed;
     job->words.log = NULL;
     if (sc_scheduler_enter(s, t, NULL, past, c, &err)) goto failed;
+    sc_channel_set_play(t->channel, t->paused, t->facts.run_without_viewers, sc_now_ns());
     sc_scheduler_show_past(s, t);
     sc_scheduler_hand_over(s, t);
     SC_COUNT(restored, 1);
@@ -189,7 +196,7 @@ static void finish(sc_scheduler *s) {
     sc_command *c = job ? s->keeping : NULL;
     if (job) s->keeping = NULL;
     if (c && job->err.status) problem_of(s, c, &job->err);
-    else if (c && job->load) restore(s, c, job);
+    else if (c && job->load) sc_scheduler_restored(s, c, job);
     else if (c) {
         c->saved_bytes = job->file.bytes;
         SC_COUNT(saved, 1);

@@ -102,6 +102,12 @@ sc_status sc_snapshot_file_write(int dir, const char *name, int most, sc_snapsho
     return rc;
 }
 
+void sc_snapshot_file_remove(int dir, const char *name) {
+    char file[NAME_ROOM];
+    snprintf(file, sizeof file, "%s%s", name, ending);
+    unlinkat(dir, file, 0);
+}
+
 /* ---- reading ---- */
 
 static sc_status read_all(int fd, const char *name, void *data, size_t n, uint64_t at, sc_error *err) {

@@ -27,6 +27,8 @@ void sc_snapshot_file_free(sc_snapshot_file *f);
  * more than `most`; SC_EIO. After one what had the name has it still. */
 sc_status sc_snapshot_file_write(int dir, const char *name, int most, sc_snapshot_file *f, sc_error *err);
 
+void sc_snapshot_file_remove(int dir, const char *name); /* if it is there */
+
 /* Takes as much memory as the file is long. Errors: SC_ENOTFOUND, SC_EINVAL (it is damaged, or none), SC_ENOMEM, SC_EIO. *out is zero after one. */
 sc_status sc_snapshot_file_read(int dir, const char *name, sc_snapshot_file *out, sc_error *err);
 

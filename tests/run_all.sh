@@ -40,9 +40,10 @@ for isa in avx2 portable; do
     SC_CPU_ISA=$isa suite "vectors cpu $isa" vectors cpu
 done
 suite "cli" bash tests/integration/cli.sh "$build"
-for t in api fork schedule log snapshots hostile; do
+for t in api fork schedule log hostile; do
     SPARSECASTD="$asan/server/sparsecastd" suite "daemon $t sanitized" node tests/integration/$t.mjs
 done
+SPARSECASTD="$build/server/sparsecastd" suite "daemon snapshots" node tests/integration/snapshots.mjs
 SPARSECASTD="$build/tests/fault/sparsecastd_faulty" suite "daemon with a failing device" node tests/integration/fault.mjs
 suite "viewer modules" node tests/browser/unit.mjs
 suite "viewer page" node tests/browser/page.mjs

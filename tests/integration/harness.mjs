@@ -60,15 +60,14 @@ export function runToEnd(args, { limit = LIMIT } = {}) {
 }
 
 export class Daemon {
-  /** Starts one and waits until it takes sessions. `listen`: 127.0.0.1:0 unless told otherwise; "none" needs unixPath. `state`: its state directory
-   *  instead of one of its own; null: none. */
-  static async start(args = [], { listen = '127.0.0.1:0', unixPath = null, key = null, state } = {}) {
+  /** Starts one and waits until it takes sessions. `listen`: 127.0.0.1:0 unless told otherwise; "none" needs unixPath. `state`: its state directory. */
+  static async start(args = [], { listen = '127.0.0.1:0', unixPath = null, key = null, state = null } = {}) {
     const d = new Daemon();
     d.unixPath = unixPath;
     d.key = key;
     d.state = mkdtempSync(join(tmpdir(), 'sparsecast-test-'));
-    const env = { ...process.env, STATE_DIRECTORY: state ?? d.state, XDG_STATE_HOME: d.state };
-    if (state === null) delete env.STATE_DIRECTORY;
+    const env = { ...process.env, STATE_DIRECTORY: state, XDG_STATE_HOME: d.state };
+    if (!state) delete env.STATE_DIRECTORY;
     d.log = '';
     d.out = '';
     d.gone = null;

@@ -1,4 +1,4 @@
-// snapshots.mjs - sessions to the state directory and back, against the real pocket model: SPARSECASTD=... node snapshots.mjs
+// snapshots.mjs - sessions to the state directory and back, and over the end of a daemon, against the real pocket model: SPARSECASTD=... node snapshots.mjs
 //
 // Chunks are deterministic on one machine, so a session that is restored must make the chunks that the saved one went on to make: the hashes of their logs say
 // so. Nothing here waits for a time: numbers of chunks count.
@@ -61,9 +61,9 @@ const replays = async (text) => {
   assert.equal(await within('replay', new Promise((done) => child.on('close', done)), PATIENCE), 0);
 };
 
-const LAST = 7;
+const LAST = 5;
 const settings = { seed: '18446744073709551615', fps: 60, jpeg_quality: 77, lookahead_chunks: 2, idle_timeout_s: 1234, transition: 'blend', run_without_viewers: true };
-const schedule = { prompts: [{ at_chunk: 1, prompt: BOAT }, { at_chunk: 6, prompt: 'the same, snowing', transition: 'cut' }] };
+const schedule = { prompts: [{ at_chunk: 1, prompt: BOAT }, { at_chunk: 4, prompt: 'the same, snowing', transition: 'cut' }] };
 let id;
 let first;
 let want;
@@ -163,7 +163,7 @@ await check('files that are damaged, none, or of another memory: 409, and they s
 });
 
 await check('without a state directory: 501; one that cannot be made: exit 78', async () => {
-  d = await Daemon.start([], { state: null });
+  d = await Daemon.start();
   const one = await create({ prompt: BALL });
   refused(await save(one, { name: 'a' }), '/v1/sessions/{id}/save', { status: 501 });
   refused(await restore({ name: 'a' }), '/v1/sessions/restore', { status: 501 });
@@ -173,5 +173,66 @@ await check('without a state directory: 501; one that cannot be made: exit 78', 
   assert.match(ended.err, /state-dir: \/dev\/null\/x/);
 });
 
+// ---- the end of a daemon ----
+
+const home = mkdtempSync(join(tmpdir(), 'sparsecast-sessions-'));
+const kept = () => readdirSync(join(home, 'sessions')).sort();
+const start = (...args) => Daemon.start(args, { state: home });
+let live;
+let still;
+
+await check('SIGTERM saves all sessions, and a daemon that starts has them again: ids, settings, logs, a pause', async () => {
+  d = await start('--max-sessions', '3');
+  live = await create({ prompt: BALL, ...settings, schedule });
+  still = await create({ prompt: BALL, seed: 5, run_without_viewers: true });
+  await reaches(live, 2);
+  await reaches(still, 0);
+  await call(d, 'PATCH', `/v1/sessions/${still}`, { body: { state: 'paused' } });
+  const before = await look(live);
+  await d.stop();
+  assert.deepEqual(kept(), [live, still].sort().map((one) => `${one}.snapshot`));
+  d = await start('--max-sessions', '3');
+  const { created, forked_from: from, chunk, ...rest } = await look(live);
+  assert.deepEqual([created, from], [before.created, undefined]);
+  assert.ok(chunk >= before.chunk);
+  assert.deepEqual(Object.fromEntries(Object.keys(settings).map((k) => [k, rest[k]])), settings);
+  const paused = await look(still);
+  assert.equal(paused.state, 'paused');
+  assert.equal(Number((await picture(still)).headers['x-frame']), firstOf(paused.chunk + 1) - 1);
+  await reaches(live, LAST);
+  const log = await lines(live);
+  log.forEach((l, i) => assert.equal(l.event, i + 1));
+  assert.deepEqual(log.filter((l) => l.type === 'fork' || l.type === 'end'), []);
+  assert.deepEqual(story(log, LAST), want);
+});
+
+await check('one that ends by itself does not come back; after a kill the others do as they were last saved', async () => {
+  const at = (await look(still)).chunk;
+  await remove(live);
+  assert.deepEqual(kept(), [`${still}.snapshot`]);
+  d.child.kill('SIGKILL');
+  await d.ended;
+  d = await start('--max-sessions', '3');
+  assert.deepEqual((await call(d, 'GET', '/v1/sessions')).json().data.map((one) => [one.id, one.chunk]), [[still, at]]);
+});
+
+await check('what does not load is reported and stays, and the daemon starts', async () => {
+  const other = await create({ prompt: BOAT });
+  await picture(other);
+  await d.stop();
+  const file = join(home, 'sessions', `${other}.snapshot`);
+  const bytes = readFileSync(file);
+  bytes[bytes.length - 1] ^= 1;
+  writeFileSync(file, bytes);
+  writeFileSync(join(home, 'sessions', `${NOBODY}.snapshot`), 'none');
+  d = await start('--max-sessions', '3');
+  assert.deepEqual((await call(d, 'GET', '/v1/sessions')).json().data.map((one) => one.id), [still]);
+  assert.match(d.log, new RegExp(`session ${other} does not come back, its file stays: .*damaged`));
+  assert.match(d.log, new RegExp(`session ${NOBODY} does not come back`));
+  assert.equal(kept().length, 3);
+  await d.stop();
+});
+
+rmSync(home, { recursive: true, force: true });
 rmSync(state, { recursive: true, force: true });
 finish();

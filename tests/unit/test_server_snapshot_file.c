@@ -175,7 +175,8 @@ static const char id[] = "abcdefghijklmnopqrstuvwxya";
 static sc_saved saved_of(void) {
     sc_saved v = {.saved = 1764547200, .chunk = 12, .pts_us = 8812500, .last_pts_us = 8750000, .prompt_seq = 3, .newest_seq = 4, .logged_seq = 3, .prompt_chunk = 7,
                   .prompt = "n\xc3\xa4" "chts\n", .prompt_bytes = 8, .transition = SC_WIRE_NOT_GIVEN, .prompt_transition = SC_WIRE_BLEND, .fps = 15, .jpeg_quality = 77,
-                  .lookahead_chunks = 2, .idle_timeout_s = 1234, .run_without_viewers = true};
+                  .lookahead_chunks = 2, .idle_timeout_s = 1234, .run_without_viewers = true, .paused = true, .forked_chunk = 4, .created = 1764540000};
+    memcpy(v.forked_from, "zyxwvutsrqponmlkjihgfedcba", sizeof v.forked_from);
     v.prompt_bytes = strlen(v.prompt);
     memcpy(v.session, id, sizeof v.session);
     return v;
