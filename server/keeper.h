@@ -1,10 +1,10 @@
-/* keeper.h - the state directory, and the thread that writes saved sessions to the state directory and reads them, so that the engine's does not wait for a disk.
+/* keeper.h - the state directory, and a thread for the disk, so that the engine's does not wait for it.
  *
  *     engine thread --job--> keeper: write the file | read it, check all of it --done--> engine thread
  *
- * One job at a time, since a session of a large model takes gigabytes while it is on its way. A job is the keeper's from sc_keeper_give until `done`
- * was called, on the keeper's thread. Files lie in DIR/snapshots (snapshot_file.h), those of
- * sessions that are to come back with the daemon in DIR/sessions, which are the engine thread's alone (scheduler_return.c). */
+ * One job at a time, since a session of a large model takes gigabytes while it is on its way. A job is the keeper's from sc_keeper_give until `done` was
+ * called, on the keeper's thread. Files of snapshots lie in DIR/snapshots (snapshot_file.h); those of sessions that come back with the daemon in
+ * DIR/sessions, which is the engine thread's alone (scheduler_return.c). */
 #ifndef SC_SERVER_KEEPER_H
 #define SC_SERVER_KEEPER_H
 #include "engine/engine.h"

@@ -2,7 +2,8 @@
  *
  *     start   listeners -> hub, access -> stream, http made -> hub listens -> encoder, engine, stream, http, router run
  *     run     the main thread sleeps on signals and on word from the engine thread
- *     end     engine first (its sessions are saved where there is a state directory, and end; viewers get 1001, whoever waits gets an answer), then stream, router, http, encoder
+ *     end     engine first (sessions are saved where there is a state directory, and end: viewers get 1001, whoever waits gets an answer), then stream, router,
+ *             http, encoder
  *
  *     fault the device is lost, or a call into it does not come back: not ready, viewers get 1012, requests 503, and the process ends within
  *           FAULT_MS whatever any thread does: the device is not touched again, for its driver may hang, and nothing is waited for longer.

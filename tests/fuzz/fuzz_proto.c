@@ -9,6 +9,7 @@
 #include "proto/messages.h"
 #include "proto/program.h"
 #include "proto/requests.h"
+#include "proto/saved.h"
 
 #include <cjson/cJSON.h>
 #include <stdlib.h>
@@ -86,6 +87,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     static sc_client_message message;
     static char out[SC_SERVER_MESSAGE_MAX];
     static sc_log_line line;
+    static sc_saved saved;
+    char name[SC_SNAPSHOT_NAME_MAX + 1];
     sc_frame_header header;
     sc_problem problem;
     sc_program *program;
@@ -93,7 +96,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
 
     if (size == 0) return 0;
     size--;
-    switch (data[0] % 8) {
+    switch (data[0] % 10) {
     case 0:
         if (!sc_request_create(text, size, &create, &program, &problem)) {
             check(!program);
@@ -141,6 +144,20 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
         else comes_back(&line);
         break;
     case 7: log_of_lines(text, size); break;
+    case 8:
+        if (!sc_request_snapshot(text, size, name, &problem)) refused(&problem);
+        else check(sc_snapshot_name_valid(name, strlen(name)) && !strpbrk(name, "./"));
+        break;
+    case 9:
+        if (!sc_saved_read(text, size, &saved, &program, &problem)) {
+            check(!program);
+            refused(&problem);
+            break;
+        }
+        check(saved.fps >= 1 && saved.fps <= 60 && saved.prompt_bytes >= 1 && strlen(saved.prompt) == saved.prompt_bytes && saved.newest_seq >= saved.prompt_seq);
+        holds(program);
+        sc_program_release(program);
+        break;
     }
     return 0;
 }
