@@ -125,6 +125,19 @@ typedef struct {
 } sc_snapshot_info;
 void sc_snapshot_describe(const sc_snapshot *snapshot, sc_snapshot_info *out);
 
+/* What a session remembers for good, between two passes. A model without such memory has rows and columns 0. */
+typedef struct {
+    uint64_t chunk;                       /* the one in work, or the next */
+    int layers, heads, rows, columns;     /* of tiles over the picture */
+    int tile_width, tile_height;          /* pixels; tiles at the right and lower edge may be smaller */
+    int capacity, persistent;             /* blocks that a head may keep, and does */
+    uint32_t *held;                       /* [layers][rows][columns]: blocks of that place, in all heads together */
+    int64_t *oldest;                      /* [rows][columns]: the chunk that the oldest of them is of, -1: there is none */
+} sc_memory_map;
+/* *out is the caller's, sc_memory_map_free. Waits for the passes that were asked for. Errors: SC_ENOMEM, SC_EGPU, what sc_session_failed says, SC_ELOST. */
+sc_status sc_session_memory(sc_session *session, sc_memory_map *out, sc_error *err);
+void sc_memory_map_free(sc_memory_map *map);
+
 /* Encode `text` now; it applies from the next chunk that starts (*applies_at, may be NULL). A later call before that chunk replaces it.
  * The prompt in force stays when this fails. blend_chunks: for SC_BLEND, over how many chunks (1..64); else ignored. What a blend needs of the
  * device's memory is taken here.

@@ -256,9 +256,14 @@ int sc_kv_held(const sc_kv_memory *m) {
     return m->rule.pbsa ? m->persistent + (m->chunks - 1) * blocks : m->frames * (blocks / m->layout->frames);
 }
 
+sc_status sc_kv_find_persistent(sc_kv_memory *m, sc_error *err) {
+    assert(m->rule.pbsa);
+    return m->dev->ops->download(m->dev, m->host, m->device, slot_bytes(m), err);
+}
+
 sc_status sc_kv_find(sc_kv_memory *m, sc_error *err) {
     assert(!m->begun);
-    return m->rule.pbsa ? m->dev->ops->download(m->dev, m->host, m->device, slot_bytes(m), err) : SC_OK;
+    return m->rule.pbsa ? sc_kv_find_persistent(m, err) : SC_OK;
 }
 
 /* The slot of the i-th that is held. */

@@ -92,6 +92,7 @@ typedef struct {
     const int64_t *frame;   /* WINDOW */
 } sc_kv_content;
 int sc_kv_held(const sc_kv_memory *m);
+sc_status sc_kv_find_persistent(sc_kv_memory *m, sc_error *err); /* PBSA: at any time between passes, but good for at() of P alone */
 sc_status sc_kv_find(sc_kv_memory *m, sc_error *err);
 sc_kv_slot sc_kv_at(const sc_kv_memory *m, int layer, int head, int i);
 sc_status sc_kv_load(sc_kv_memory *m, const sc_kv_content *content, sc_error *err);

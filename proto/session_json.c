@@ -180,6 +180,52 @@ char *sc_capacity_json(const sc_capacity_view *c, size_t *n) {
     return sc_json_out_take(&o, n);
 }
 
+/* One map; `layers` of them added up. */
+static void write_map(sc_json_out *o, const char *name, const sc_memory_view *m, const uint32_t *held, int layers) {
+    const size_t places = (size_t)m->rows * (size_t)m->columns;
+
+    sc_json_array(o, name);
+    for (int r = 0; r < m->rows; r++) {
+        sc_json_array(o, NULL);
+        for (int c = 0; c < m->columns; c++) {
+            uint64_t sum = 0;
+            for (int l = 0; l < layers; l++) sum += held[(size_t)l * places + (size_t)r * (size_t)m->columns + (size_t)c];
+            sc_json_u64(o, NULL, sum);
+        }
+        sc_json_end_array(o);
+    }
+    sc_json_end_array(o);
+}
+
+char *sc_memory_json(const sc_memory_view *m, size_t *n) {
+    sc_json_out o;
+
+    sc_json_out_grow(&o);
+    sc_json_object(&o, NULL);
+    sc_json_u64(&o, "chunk", m->chunk);
+    sc_json_i64(&o, "layers", m->layers);
+    sc_json_i64(&o, "heads", m->heads);
+    sc_json_i64(&o, "capacity", m->capacity);
+    sc_json_i64(&o, "persistent", m->persistent);
+    sc_json_i64(&o, "rows", m->rows);
+    sc_json_i64(&o, "columns", m->columns);
+    sc_json_i64(&o, "tile_width", m->tile_width);
+    sc_json_i64(&o, "tile_height", m->tile_height);
+    write_map(&o, "map", m, m->held, m->layers);
+    sc_json_array(&o, "oldest_chunk");
+    for (int r = 0; r < m->rows; r++) {
+        sc_json_array(&o, NULL);
+        for (int c = 0; c < m->columns; c++) count_or_null(&o, NULL, m->oldest[r * m->columns + c]);
+        sc_json_end_array(&o);
+    }
+    sc_json_end_array(&o);
+    sc_json_array(&o, "by_layer");
+    for (int l = 0; l < m->layers; l++) write_map(&o, NULL, m, m->held + (size_t)l * (size_t)(m->rows * m->columns), 1);
+    sc_json_end_array(&o);
+    sc_json_end_object(&o);
+    return sc_json_out_take(&o, n);
+}
+
 char *sc_ticket_json(const char *ticket, const char *role, int expires_in_s, size_t *n) {
     sc_json_out o;
 

@@ -77,6 +77,16 @@ typedef struct {
 
 char *sc_capacity_json(const sc_capacity_view *c, size_t *n);
 
+typedef struct {
+    uint64_t chunk;
+    int layers, heads, rows, columns, tile_width, tile_height, capacity, persistent;
+    const uint32_t *held;            /* [layers][rows][columns] */
+    const int64_t *oldest;           /* [rows][columns], -1: none */
+} sc_memory_view;
+
+/* {"chunk":..,"layers":..,...,"map":[rows of columns, all layers together],"oldest_chunk":[the same, or null],"by_layer":[maps]} */
+char *sc_memory_json(const sc_memory_view *m, size_t *n);
+
 /* {"ticket":..,"role":..,"expires_in_s":..} */
 char *sc_ticket_json(const char *ticket, const char *role, int expires_in_s, size_t *n);
 

@@ -30,6 +30,7 @@ const struct route http_routes[] = {
     ROUTE("POST", "/v1/sessions/restore", http_post_restore, .body = true, .key = true),
     ROUTE("GET", "/v1/sessions/{id}/schedule", http_get_schedule, .key = true),
     ROUTE("PUT", "/v1/sessions/{id}/schedule", http_put_schedule, .body = true, .key = true),
+    ROUTE("GET", "/v1/sessions/{id}/memory", http_get_memory, .key = true),
     ROUTE("POST", "/v1/sessions/{id}/tickets", http_post_ticket, .body = true, .key = true),
     ROUTE("GET", "/v1/sessions/{id}/snapshot.jpg", http_get_snapshot, .key = true, .page = true), /* ?t=... makes browsers load anew */
     ROUTE("GET", "/v1/sessions/{id}/stream.mjpg", http_get_motion, .key = true, .page = true),

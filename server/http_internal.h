@@ -3,7 +3,7 @@
  *     http.c           the daemon, the life of a request, what may be asked: routes, keys, bodies
  *     http_answer.c    answers and their headers
  *     http_info.c      viewer files, health, metrics, models, capacity
- *     http_sessions.c  sessions, snapshots, schedules and tickets
+ *     http_sessions.c  sessions, snapshots, memory, schedules and tickets
  *     http_feed.c      answers that go on, and wait in between
  *     http_pictures.c  snapshot and Motion-JPEG
  *     http_log.c       the log of a session, as lines and as events
@@ -43,6 +43,7 @@ struct sc_request {
     char name[SC_SNAPSHOT_NAME_MAX + 1]; /* of a snapshot: and where it stands, its size, when */
     uint64_t chunk, saved_bytes;
     int64_t saved_at;
+    sc_memory_map memory;           /* of a session: owned */
     bool has_seq, wait_shown, waiting, timed_out;
     uint32_t seq;
     int64_t applies_at;
@@ -96,6 +97,7 @@ enum MHD_Result http_post_save(struct sc_request *r);
 enum MHD_Result http_post_restore(struct sc_request *r);
 enum MHD_Result http_get_schedule(struct sc_request *r);
 enum MHD_Result http_put_schedule(struct sc_request *r);
+enum MHD_Result http_get_memory(struct sc_request *r);
 enum MHD_Result http_post_ticket(struct sc_request *r);
 enum MHD_Result http_get_snapshot(struct sc_request *r);
 enum MHD_Result http_get_motion(struct sc_request *r);

@@ -1,4 +1,4 @@
-/* http_sessions.c - sessions, snapshots, schedules and tickets: JSON to commands for the engine thread, and back.
+/* http_sessions.c - sessions, snapshots, memory, schedules and tickets: JSON to commands for the engine thread, and back.
  *
  *     handler: parse -> suspend the connection -> post        engine thread: done() copies the answer -> resume
  *     handler again (libmicrohttpd calls it after the resume): r->asked -> answer
@@ -17,6 +17,7 @@ static const uint64_t WAIT_NS = 60000000000u;
 void http_forget(struct sc_request *r) {
     sc_channel_release(r->channel);
     r->channel = NULL;
+    sc_memory_map_free(&r->memory);
 }
 
 /* The view borrows from *c. */
@@ -94,6 +95,7 @@ static void wait_until_shown(struct sc_request *r) {
 
 static void forget(sc_command *c) {
     sc_program_release(c->program);
+    sc_memory_map_free(&c->memory);
     free(c);
 }
 
@@ -108,6 +110,8 @@ static void command_done(sc_command *c) {
     r->chunk = c->chunk;
     r->saved_bytes = c->saved_bytes;
     r->saved_at = c->saved_at;
+    r->memory = c->memory;
+    c->memory = (sc_memory_map){0};
     if (c->kind == SC_COMMAND_CREATE && !c->problem.status) sc_metrics_time(SC_TIME_CREATE, sc_now_ns() - c->asked_ns);
     forget(c);
     if (r->wait_shown && r->has_seq && !r->problem.status && r->channel) wait_until_shown(r);
@@ -218,6 +222,20 @@ enum MHD_Result http_post_save(struct sc_request *r) {
 enum MHD_Result http_post_restore(struct sc_request *r) {
     if (!r->asked) return snapshot(r, SC_COMMAND_RESTORE);
     return r->problem.status ? http_problem_full(r, &r->problem) : answer_session(r, 201, r->id);
+}
+
+enum MHD_Result http_get_memory(struct sc_request *r) {
+    const sc_memory_map *m = &r->memory;
+    size_t n = 0;
+    if (!r->asked) {
+        sc_command *c = command(r, SC_COMMAND_MEMORY);
+        return c ? post(r, c) : http_problem(r, 503, "Out of memory; try again later.");
+    }
+    if (r->problem.status) return http_problem_full(r, &r->problem);
+    sc_memory_view v = {.chunk = m->chunk, .layers = m->layers, .heads = m->heads, .rows = m->rows, .columns = m->columns, .tile_width = m->tile_width,
+                        .tile_height = m->tile_height, .capacity = m->capacity, .persistent = m->persistent, .held = m->held, .oldest = m->oldest};
+    char *text = sc_memory_json(&v, &n);
+    return http_answer_json(r, 200, text, n);
 }
 
 static enum MHD_Result answer_patch(struct sc_request *r) {

@@ -149,6 +149,14 @@ static void do_patch(sc_scheduler *s, struct stream *t, sc_command *c) {
     sc_scheduler_publish(t);
 }
 
+static void do_memory(sc_scheduler *s, struct stream *t, sc_command *c) {
+    sc_error err = {0};
+    sc_scheduler_enter_device(s);
+    const sc_status rc = sc_session_memory(t->session, &c->memory, &err);
+    sc_scheduler_leave_device(s);
+    if (rc) sc_scheduler_problem(s, &c->problem, &err, NULL);
+}
+
 static void do_now(sc_scheduler *s, sc_command *c) {
     struct stream *t = NULL;
     if (c->kind == SC_COMMAND_FORK) {
@@ -164,6 +172,7 @@ static void do_now(sc_scheduler *s, sc_command *c) {
         if (c->kind == SC_COMMAND_PATCH) do_patch(s, t, c);
         else if (c->kind == SC_COMMAND_PROMPT) do_prompt(s, t, c);
         else if (c->kind == SC_COMMAND_SCHEDULE) sc_scheduler_schedule(s, t, c);
+        else if (c->kind == SC_COMMAND_MEMORY) do_memory(s, t, c);
         else if (c->kind == SC_COMMAND_SCHEDULED) { if (sc_scheduler_still_scheduled(t, c)) do_prompt(s, t, c); }
         else do_pause(t, c->kind == SC_COMMAND_PAUSE);
         sc_scheduler_look_after(s, t, sc_now_ns());

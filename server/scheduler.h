@@ -45,7 +45,7 @@ typedef struct {
 } sc_scheduler_options;
 
 typedef enum { SC_COMMAND_CREATE, SC_COMMAND_FORK, SC_COMMAND_PATCH, SC_COMMAND_DELETE, SC_COMMAND_PROMPT, SC_COMMAND_PAUSE, SC_COMMAND_RESUME,
-               SC_COMMAND_SCHEDULE, SC_COMMAND_SAVE, SC_COMMAND_RESTORE,
+               SC_COMMAND_SCHEDULE, SC_COMMAND_SAVE, SC_COMMAND_RESTORE, SC_COMMAND_MEMORY,
                SC_COMMAND_SCHEDULED, SC_COMMAND_READ /* the last two are the scheduler's own */ } sc_command_kind;
 
 /* A question and its answer. Made with calloc, owned by the scheduler from a successful post until `done`, which frees it. */
@@ -63,6 +63,7 @@ struct sc_command {
     char name[SC_SNAPSHOT_NAME_MAX + 1]; /* SAVE, RESTORE: of the snapshot */
     uint64_t saved_bytes;                /* after SAVE: of its file; and when */
     int64_t saved_at;
+    sc_memory_map memory;                /* after MEMORY. Whoever frees the command frees it */
     char ref[SC_REF_MAX + 1];
     uint64_t viewer;                     /* who sent it over a WebSocket, 0: nobody */
     uint64_t asked_ns;

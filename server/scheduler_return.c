@@ -64,7 +64,10 @@ void sc_scheduler_bring_back(sc_scheduler *s) {
     static const char ending[] = ".snapshot";
     const int fd = s->keeper ? openat(sc_keeper_sessions(s->keeper), ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC) : -1;
     DIR *d = fd < 0 ? NULL : fdopendir(fd);
-    if (!d) return;
+    if (!d) {
+        if (fd >= 0) close(fd);
+        return;
+    }
     for (const struct dirent *e; !s->fault.status && (e = readdir(d));) {
         char id[SC_ID_CHARS + 1] = {0};
         if (strlen(e->d_name) != SC_ID_CHARS + sizeof ending - 1 || strcmp(e->d_name + SC_ID_CHARS, ending)) continue;

@@ -61,7 +61,10 @@ static int count_files(int dir) {
     const int fd = openat(dir, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
     DIR *d = fd < 0 ? NULL : fdopendir(fd);
     int count = 0;
-    if (!d) return 0;
+    if (!d) {
+        if (fd >= 0) close(fd);
+        return 0;
+    }
     for (const struct dirent *e; (e = readdir(d));) {
         const size_t n = strlen(e->d_name);
         count += e->d_name[0] != '.' && n >= sizeof ending && !strcmp(e->d_name + n - (sizeof ending - 1), ending);

@@ -542,7 +542,8 @@ const open = { ...k, host: k.host, target: k.target, key: null }; // the same da
 let s1;
 
 await check('with keys the API wants one; page and health do not', async () => {
-  const calls = [['GET', '/v1/sessions'], ['POST', '/v1/sessions', { prompt: PROMPT }], ['GET', '/v1/models'], ['GET', '/v1/capacity'], ['GET', '/metrics'], ['GET', '/v1/sessions/aaaaaaaaaaaaaaaaaaaaaaaaaa']];
+  const calls = [['GET', '/v1/sessions'], ['POST', '/v1/sessions', { prompt: PROMPT }], ['GET', '/v1/models'], ['GET', '/v1/capacity'], ['GET', '/metrics'], ['GET', '/v1/sessions/aaaaaaaaaaaaaaaaaaaaaaaaaa'],
+    ['GET', '/v1/sessions/aaaaaaaaaaaaaaaaaaaaaaaaaa/memory']];
   for (const [method, where, body] of calls) {
     const wrong = where !== '/v1/sessions' ? [] : ['Bearer wrong-key-0123456789', `Basic ${KEY}`, KEY, `Bearer ${KEY}x`, `Bearer ${KEY.slice(0, -1)}`, 'Bearer '];
     for (const authorization of [undefined, ...wrong]) {

@@ -47,6 +47,19 @@ const create = async (body) => {
 const look = async (id) => conforms(await call(d, 'GET', `/v1/sessions/${id}`), 'GET', '/v1/sessions/{id}');
 const remove = async (id) => assert.equal((await call(d, 'DELETE', `/v1/sessions/${id}`)).status, 204);
 const lines = async (id) => logLines((await call(d, 'GET', `/v1/sessions/${id}/log`)).text);
+/** The map of what a session keeps for good; each head of each layer keeps as many blocks as any other. */
+const memory = async (id) => {
+  const m = conforms(await call(d, 'GET', `/v1/sessions/${id}/memory`, { limit: PATIENCE }), 'GET', '/v1/sessions/{id}/memory');
+  const sum = (map) => map.flat().reduce((a, b) => a + b, 0);
+  assert.equal(m.by_layer.length, m.layers);
+  for (const layer of m.by_layer) assert.equal(sum(layer), m.heads * m.persistent);
+  for (const map of [m.map, m.oldest_chunk, ...m.by_layer]) assert.deepEqual(map.map((row) => row.length), Array(m.rows).fill(m.columns));
+  m.map.forEach((row, r) => row.forEach((n, c) => {
+    assert.equal(n, m.by_layer.reduce((a, layer) => a + layer[r][c], 0));
+    assert.equal(n > 0, m.oldest_chunk[r][c] !== null);
+  }));
+  return m;
+};
 const reaches = (id, chunk) => until(`chunk ${chunk}`, async () => ((await look(id)).chunk ?? -1) >= chunk, PATIENCE);
 const picture = (id) => until('a picture', async () => {
   const answer = await call(d, 'GET', `/v1/sessions/${id}/snapshot.jpg`);
@@ -121,10 +134,25 @@ await check('a paused session is saved where it stands, and shows its last pictu
   const other = (await restored('still')).id;
   const shown = await picture(other);
   assert.equal(Number(shown.headers['x-frame']), firstOf(1) - 1);
+  const kept = await memory(one);
+  assert.deepEqual([kept.persistent, kept.chunk], [0, 1]); // the window is not full
+  assert.deepEqual(await memory(other), kept);
   assert.deepEqual((await lines(other)).slice(0, 2), (await lines(one)).slice(0, 2));
   problem(await restore({ name: 'still' }), { status: 503 }); // two places, both taken
   await remove(one);
   await remove(other);
+});
+
+await check('what a session keeps for good, tile by tile', async () => {
+  const one = await create({ prompt: BALL, seed: 5, run_without_viewers: true });
+  await reaches(one, 5);
+  assert.equal((await call(d, 'PATCH', `/v1/sessions/${one}`, { body: { state: 'paused' } })).status, 202);
+  const m = await memory(one);
+  assert.ok(m.persistent > 0 && m.persistent <= m.capacity);
+  assert.deepEqual([m.columns * m.tile_width, m.rows * m.tile_height], [256, 160]);
+  for (const chunk of m.oldest_chunk.flat()) assert.ok(chunk < m.chunk);
+  await remove(one);
+  problem(await call(d, 'GET', `/v1/sessions/${one}/memory`), { status: 404 });
 });
 
 await check('what cannot be: no such session, no such name, names that are paths, bodies', async () => {

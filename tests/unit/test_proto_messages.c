@@ -345,6 +345,17 @@ static void small_answers_are_golden(void **state) {
                               "\"device\":\"cpu\",\"digest\":\"d\",\"width\":256,\"height\":160,\"fps\":16,\"first_chunk_frames\":9,\"chunk_frames\":12,"
                               "\"session_bytes\":1,\"weight_bytes\":2,\"parameters\":3}]}");
     free(text);
+    const uint32_t held[] = {1, 0, 2, 3, 0, 4};
+    const int64_t oldest[] = {5, -1, 0};
+    text = sc_memory_json(&(sc_memory_view){.chunk = 9, .layers = 2, .heads = 5, .rows = 1, .columns = 3, .tile_width = 64, .tile_height = 80, .capacity = 8,
+                                            .persistent = 1, .held = held, .oldest = oldest}, NULL);
+    assert_string_equal(text, "{\"chunk\":9,\"layers\":2,\"heads\":5,\"capacity\":8,\"persistent\":1,\"rows\":1,\"columns\":3,\"tile_width\":64,"
+                              "\"tile_height\":80,\"map\":[[4,0,6]],\"oldest_chunk\":[[5,null,0]],\"by_layer\":[[[1,0,2]],[[3,0,4]]]}");
+    free(text);
+    text = sc_memory_json(&(sc_memory_view){.chunk = 1, .layers = 2, .heads = 1}, NULL);
+    assert_string_equal(text, "{\"chunk\":1,\"layers\":2,\"heads\":1,\"capacity\":0,\"persistent\":0,\"rows\":0,\"columns\":0,\"tile_width\":0,"
+                              "\"tile_height\":0,\"map\":[],\"oldest_chunk\":[],\"by_layer\":[[],[]]}");
+    free(text);
     text = sc_status_json("ok", NULL);
     assert_string_equal(text, "{\"status\":\"ok\"}");
     free(text);
