@@ -10,7 +10,8 @@
  *
  * On a GPU a pass only launches, so each is followed by a wait that counts to it. A daemon waits once a chunk, for its frames, and asks for the
  * clean pass before: so are the three last rows made. "to frames": from the end of a chunk to the frames of the next on the host; "live": the same when
- * a chunk is asked for only as often as a viewer plays one, the card idle between them; "streamed": from chunk to chunk of a stream that never pauses.
+ * a chunk is asked for only as often as a viewer plays one, the card idle between them; "streamed": from chunk to chunk of a stream that never pauses, and
+ * "its frames": from the card's beginning of such a chunk to its frames on the host, by the card's clock (of several sessions: the last one's).
  * --shape makes a model directory of random weights in $TMPDIR (/tmp), which is removed as soon as it is open. --sessions runs that many streams
  * whose passes are batched: times are of the whole batch. */
 #include "base/clock.h"
@@ -28,14 +29,14 @@
 #include <time.h>
 #include <unistd.h>
 
-enum { SESSIONS_MAX = 8, BURST = 24, BURST_WARM = 4, PAUSE_MS = 60 };
+enum { SESSIONS_MAX = 8, BURST = 24, BURST_WARM = 4, PAUSE_MS = 60, SAVES = 3 };
 #define GOAL 0.8
 static const char prompt[] = "two yellow birds flying left over the sea at sunset";
 
 typedef struct { double *x; size_t n, room; } samples;
-typedef enum { TEXT, DENOISE, DECODE, CLEAN, JPEG, CHUNK, FRAMES, LIVE, STREAMED, STAGES } stage;
-static const char *const stage_names[STAGES] = {"text encode", "denoise pass", "decode", "clean pass", "jpeg", "chunk", "to frames", "live", "streamed"};
-static const char *const stage_keys[STAGES] = {"text_encode", "denoise_pass", "decode", "clean_pass", "jpeg", "chunk", "to_frames", "live", "streamed"};
+typedef enum { TEXT, DENOISE, DECODE, CLEAN, JPEG, CHUNK, FRAMES, LIVE, STREAMED, ITS_FRAMES, SAVE, RESTORE, STAGES } stage;
+static const char *const stage_names[STAGES] = {"text encode", "denoise pass", "decode", "clean pass", "jpeg", "chunk", "to frames", "live", "streamed", "its frames", "save", "restore"};
+static const char *const stage_keys[STAGES] = {"text_encode", "denoise_pass", "decode", "clean_pass", "jpeg", "chunk", "to_frames", "live", "streamed", "streamed_frames", "save", "restore"};
 
 typedef struct {
     const sc_cli *cli;
@@ -49,6 +50,7 @@ typedef struct {
     double gflop[STAGES];
     sc_flops chunk_flops;
     double ready_s, first_frame_s;
+    size_t saved_bytes;
     long warm_kib, end_kib;
     sc_error jpeg_error, sgemm_error;
 } bench;
@@ -133,7 +135,16 @@ static void sleep_until(uint64_t ns) {
     nanosleep(&(struct timespec){.tv_sec = (time_t)((ns - now) / 1000000000), .tv_nsec = (long)((ns - now) % 1000000000)}, NULL);
 }
 
-/* One of the three last rows. */
+/* What ask_chunk waited for, by the card's clock. */
+static sc_status clock_frames(bench *b, sc_error *err) {
+    const sc_session *first = b->session[0], *last = b->session[b->sessions - 1];
+    uint64_t ns;
+    const sc_status rc = b->engine->decode_dev->ops->elapsed(b->engine->decode_dev, first->from[0], last->decoded, &ns, err);
+    if (!rc) add(&b->time[ITS_FRAMES], (double)ns * 1e-9);
+    return rc;
+}
+
+/* One of the last rows. */
 static sc_status ask_chunks(bench *b, stage s, sc_error *err) {
     sc_device *dev = b->engine->dev;
     const uint64_t begin = sc_now_ns();
@@ -142,7 +153,9 @@ static sc_status ask_chunks(bench *b, stage s, sc_error *err) {
         if (s != STREAMED && (rc = dev->ops->sync(dev, err))) break; /* the clean pass before is over */
         if (s == LIVE) sleep_until(begin + (uint64_t)((i + 1) * 1e9 * b->model.frames_chunk / b->model.fps));
         const uint64_t start = sc_now_ns();
-        if (!(rc = ask_chunk(b, err))) add(&b->time[s], seconds_since(start));
+        if ((rc = ask_chunk(b, err))) break;
+        add(&b->time[s], seconds_since(start));
+        if (s == STREAMED) rc = clock_frames(b, err);
     }
     return rc;
 }
@@ -187,6 +200,29 @@ static sc_status encode_text(bench *b, int index, sc_error *err) {
     add(&b->time[TEXT], seconds_since(start));
     b->gflop[TEXT] = sc_flops_sum(sc_count_text(b->engine, p->tokens)) * 1e-9;
     sc_prompt_drop(b->engine, p);
+    return rc;
+}
+
+/* The first session to a snapshot and back from it: for so long the engine's thread does nothing else. */
+static sc_status save_and_restore(bench *b, sc_error *err) {
+    sc_snapshot *snapshot = NULL;
+    void *bytes;
+    size_t n;
+    uint64_t start = sc_now_ns();
+    sc_status rc = sc_session_save(b->session[0], &bytes, &n, err);
+
+    if (rc) return rc;
+    add(&b->time[SAVE], seconds_since(start));
+    b->saved_bytes = n;
+    if (!(rc = sc_snapshot_open(&snapshot, b->engine, bytes, n, err))) {
+        sc_session_destroy(b->session[0]);
+        b->session[0] = NULL;
+        start = sc_now_ns();
+        if (!(rc = sc_session_restore(b->engine, snapshot, &b->session[0], err))) rc = b->engine->dev->ops->sync(b->engine->dev, err);
+        add(&b->time[RESTORE], seconds_since(start));
+    }
+    sc_snapshot_close(snapshot);
+    free(bytes);
     return rc;
 }
 
@@ -239,6 +275,8 @@ static sc_status measure(bench *b, sc_error *err) {
         for (stage s = FRAMES; s <= STREAMED; s++)
             if ((rc = ask_chunks(b, s, err))) return rc;
     b->end_kib = resident_kib();
+    for (int i = 0; i < SAVES; i++)
+        if ((rc = save_and_restore(b, err))) return rc;
     return SC_OK;
 }
 
@@ -267,7 +305,9 @@ static void print_text(bench *b) {
     }
     printf("chunk = %d denoise + decode + clean; counted %.1f GFLOP: decoder %.1f, linear layers %.1f, attention %.1f\n", b->model.steps, b->gflop[CHUNK],
            b->chunk_flops.decoder, b->chunk_flops.linear, b->chunk_flops.attention);
-    printf("transformer of a chunk %.2f ms\n", (b->model.steps * percentile(&b->time[DENOISE], 50) + percentile(&b->time[CLEAN], 50)) * 1e3);
+    const double steps = b->model.steps * percentile(&b->time[DENOISE], 50);
+    printf("transformer of a chunk %.2f ms; %d passes and decode %.2f ms\n", (steps + percentile(&b->time[CLEAN], 50)) * 1e3, b->model.steps,
+           (steps + percentile(&b->time[DECODE], 50)) * 1e3);
     const double fps = b->model.frames_chunk / percentile(&b->time[b->time[STREAMED].n ? STREAMED : CHUNK], 50);
     printf("%.1f frames/s a session, %.2f x real time\n", fps, fps / b->model.fps);
     if (b->sgemm) {
@@ -276,6 +316,7 @@ static void print_text(bench *b) {
         printf("ratio %.3f = chunk p50 %.1f ms / %.1f ms at that rate (goal: <= %.1f); undisturbed %.3f (%.1f ms)\n", ratio(b, CHUNK), percentile(&b->time[CHUNK], 50) * 1e3,
                b->gflop[CHUNK] / percentile(&b->rate, 50) * 1e3, GOAL, undisturbed(b), fastest_chunk(b) * 1e3);
     } else printf("no ratio: %s\n", b->sgemm_error.text);
+    printf("a snapshot of a session: %.1f MB\n", (double)b->saved_bytes * 1e-6);
     printf("ready %.2f s, first frame %.2f s, resident %.1f MiB (%.1f MiB at the end, yardstick included)\n", b->ready_s, b->first_frame_s, (double)b->warm_kib / 1024,
            (double)b->end_kib / 1024);
 }
@@ -307,6 +348,7 @@ static void print_json(bench *b) {
         cJSON_AddNumberToObject(o, "undisturbed_chunk_ms", fastest_chunk(b) * 1e3);
         cJSON_AddNumberToObject(o, "goal", GOAL);
     } else cJSON_AddStringToObject(o, "no_ratio", b->sgemm_error.text);
+    cJSON_AddNumberToObject(o, "snapshot_bytes", (double)b->saved_bytes);
     cJSON_AddNumberToObject(o, "ready_s", b->ready_s);
     cJSON_AddNumberToObject(o, "first_frame_s", b->first_frame_s);
     cJSON_AddNumberToObject(o, "resident_kib", (double)b->warm_kib);
