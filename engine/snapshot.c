@@ -5,10 +5,10 @@
  * follows from that: keys and values of prompts are computed again, pages get new places (in the order of their slots: attention and selection go by slots,
  * so which page a slot has does not touch a bit).
  *
- * Cost. The engine's thread copies, and other sessions wait for it. A layer's pages come from the device in one piece, those in use are put one behind
- * the other on the host. By count of pages, not measured, 1.3B at 832x480 with a full window (30 layers, 12 heads): 3.45 GB come over the bus, 2.6 GB
+ * Cost. The engine's thread copies, and other sessions wait for it. A head's pages come from the device at once; while the next head's are on their way,
+ * those in use are put one behind the other. 1.3B at 832x480 with a full window (30 layers, 12 heads): 3.45 GB come over the bus, 2.7 GB
  * of them stay, and 1.9 GB more where the decoder is the Wan VAE; memory of the host that is taken until the caller frees it. The pocket model in
- * float32: 35 MB. Restoring reads as much again.
+ * float32: 35 MB. Restoring reads as much again. Times: docs/performance.md.
  * Thread: engine, but for sc_snapshot_open, which reads what never changes of an engine. */
 #include "engine/devmem.h"
 #include "engine/internal.h"
@@ -57,25 +57,62 @@ static void columns_of(const sc_engine *e, const sc_snapshot_parts *p, column c[
 
 /* ---- saving ------------------------------------------------------------------------------------------------------------- */
 
-static sc_status save_pages(sc_session *s, const sc_snapshot_parts *p, sc_error *err) {
-    const sc_engine *e = s->engine;
+/* Where the pages of a head land. `here`: behind their copy, or NULL where copies have been made when they return. */
+typedef struct { char *at; sc_mark *here; } landing;
+
+/* Run n of all: columns one after another, of each the heads of all layers. */
+static sc_status ask_for_run(const sc_session *s, const column c[3], int n, const landing *to, sc_error *err) {
+    const sc_ops *ops = s->engine->dev->ops;
     const sc_kv_memory *m = &s->memory;
-    const int layer_pages = m->heads * m->slots;
+    const column *of = &c[n / (m->layers * m->heads)];
+    const char *from = of->pool + ((size_t)m->first_page + (size_t)(n % (m->layers * m->heads)) * (size_t)m->slots) * of->row;
+    const size_t bytes = (size_t)m->slots * of->row;
+    sc_status rc;
+
+    if (!to->here) return ops->download(s->engine->dev, to->at, from, bytes, err);
+    if ((rc = ops->fetch(s->engine->dev, to->at, from, bytes, err))) return rc;
+    return ops->mark(s->engine->dev, to->here, err);
+}
+
+static sc_status place_run(const sc_session *s, const column c[3], int n, const landing *from, int held, sc_error *err) {
+    const sc_kv_memory *m = &s->memory;
+    const int run = n % (m->layers * m->heads);
+    const column *of = &c[n / (m->layers * m->heads)];
+    char *to = of->bytes + (size_t)run * (size_t)held * of->row;
+    sc_status rc;
+
+    if (from->here && (rc = s->engine->dev->ops->wait(s->engine->dev, from->here, err))) return rc;
+    for (int k = 0; k < held; k++, to += of->row) {
+        const int page = sc_kv_at(m, run / m->heads, run % m->heads, k).page - run * m->slots; /* a head's pages stay its own */
+        assert(page >= 0 && page < m->slots);
+        memcpy(to, from->at + (size_t)page * of->row, of->row);
+    }
+    return SC_OK;
+}
+
+static sc_status save_pages(sc_session *s, const sc_snapshot_parts *p, sc_error *err) {
+    sc_device *dev = s->engine->dev;
+    const int runs = p->held ? 3 * s->memory.layers * s->memory.heads : 0;
     column c[3];
-    char *layer = NULL;
+    landing two[2] = {0};
+    sc_error ignored;
     sc_status rc = SC_OK;
 
-    columns_of(e, p, c);
-    if (p->held && !(layer = malloc((size_t)layer_pages * p->page_bytes))) return sc_fail(err, SC_ENOMEM, "snapshot: out of memory");
-    for (int i = 0; p->held && i < 3; i++)
-        for (int l = 0; l < m->layers; l++) {
-            char *to = c[i].bytes + (size_t)(l * m->heads) * (size_t)p->held * c[i].row;
-            TRY(e->dev->ops->download(e->dev, layer, c[i].pool + ((size_t)m->first_page + (size_t)l * (size_t)layer_pages) * c[i].row, (size_t)layer_pages * c[i].row, err));
-            for (int h = 0; h < m->heads; h++)
-                for (int k = 0; k < p->held; k++, to += c[i].row) memcpy(to, layer + (size_t)(sc_kv_at(m, l, h, k).page - l * layer_pages) * c[i].row, c[i].row);
-        }
+    columns_of(s->engine, p, c);
+    for (int i = 0; runs && i < 2; i++) {
+        TRY(dev->ops->alloc_host(dev, (void **)&two[i].at, (size_t)s->memory.slots * (p->page_bytes > c[2].row ? p->page_bytes : c[2].row), err));
+        if (dev->ops->fetch) TRY(dev->ops->mark_create(dev, &two[i].here, err));
+    }
+    for (int n = 0; n < runs + 1; n++) {
+        if (n < runs) TRY(ask_for_run(s, c, n, &two[n & 1], err));
+        if (n > 0) TRY(place_run(s, c, n - 1, &two[(n - 1) & 1], p->held, err));
+    }
 cleanup:
-    free(layer);
+    if (rc) dev->ops->sync(dev, &ignored); /* a copy may be on its way there */
+    for (int i = 0; i < 2; i++) {
+        if (two[i].here) dev->ops->mark_destroy(dev, two[i].here);
+        dev->ops->release_host(dev, two[i].at);
+    }
     return rc;
 }
 

@@ -3,6 +3,7 @@
 
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 
 _Static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "parts are written as they lie in memory");
 
@@ -28,37 +29,53 @@ _Static_assert(sizeof(header) == 8 + 8 + 8 + 64 + 8 * SC_SHAPE_NUMBERS + sizeof(
 
 /* ---- the plan ----------------------------------------------------------------------------------------------------------- */
 
-/* The next part. */
-static char *part(char *base, size_t *at, size_t bytes) {
-    char *p = base ? base + *at : NULL;
-    *at += (bytes + 63) / 64 * 64;
+/* Where the next part goes. fresh: what is between the parts is made zeros; it is written too. */
+typedef struct { char *base; size_t at; bool fresh; } place;
+
+static char *part(place *p, size_t bytes) {
+    char *const here = p->base ? p->base + p->at : NULL;
+    const size_t room = (bytes + 63) / 64 * 64;
+    if (p->fresh) memset(here + bytes, 0, room - bytes);
+    p->at += room;
+    return here;
+}
+
+/* free(). Much of it by large pages, where the system has them: gigabytes by small ones take longer to be handed out than to be filled. */
+static char *room_of(size_t bytes) {
+    enum { LARGE = 2 << 20 };
+    void *p;
+    if (bytes < 4 * LARGE) return malloc(bytes);
+    const size_t all = (bytes + LARGE - 1) / LARGE * LARGE;
+    if (posix_memalign(&p, LARGE, all)) return NULL;
+    madvise(p, all, MADV_HUGEPAGE); /* advice: a system without them is slower */
     return p;
 }
 
 /* Of numbers that are right. base NULL: only how much it is. */
-static void plan(const sc_snapshot_shape *shape, const sc_snapshot_state *s, char *base, sc_snapshot_parts *p) {
+static void plan(const sc_snapshot_shape *shape, const sc_snapshot_state *s, char *base, bool fresh, sc_snapshot_parts *p) {
     const uint64_t *n = shape->number;
     const size_t heads = (size_t)(n[SC_SHAPE_LAYERS] * n[SC_SHAPE_HEADS]), begun = s->chunk > 0;
     const uint64_t per_frame = n[SC_SHAPE_BLOCKS] / n[SC_SHAPE_CHUNK_FRAMES];
-    size_t at = 0, pages;
+    place at = {.base = base, .fresh = fresh};
+    size_t pages;
 
     memset(p, 0, sizeof *p);
     p->state = *s;
     p->held = (int)(n[SC_SHAPE_PBSA] ? s->persistent + (s->chunks - 1) * n[SC_SHAPE_BLOCKS] : s->frames * per_frame);
     p->page_bytes = (size_t)(n[SC_SHAPE_PAGE_ROWS] * n[SC_SHAPE_HEAD_DIM]) * sc_dtype_bytes((sc_dtype)n[SC_SHAPE_DTYPE]);
     pages = heads * (size_t)p->held;
-    part(base, &at, sizeof(header));
-    for (int i = 0; i < SC_SNAPSHOT_PROMPTS; i++) p->text[i] = part(base, &at, s->text_bytes[i]);
-    for (int i = 0; i < SC_SNAPSHOT_PROMPTS; i++) p->emb[i] = (float *)(void *)part(base, &at, (size_t)(s->tokens[i] * n[SC_SHAPE_TEXT_DIM]) * sizeof(float));
-    p->id = (sc_kv_slot *)(void *)part(base, &at, heads * s->persistent * sizeof *p->id);
-    p->frame = (int64_t *)(void *)part(base, &at, s->frames * sizeof *p->frame);
-    p->k = part(base, &at, pages * p->page_bytes);
-    p->v = part(base, &at, pages * p->page_bytes);
-    p->rep_k = (float *)(void *)part(base, &at, pages * (size_t)n[SC_SHAPE_HEAD_DIM] * sizeof(float));
-    p->past = (float *)(void *)part(base, &at, (size_t)(s->past * n[SC_SHAPE_LATENT]) * sizeof(float));
-    p->decoder = part(base, &at, begun * (size_t)n[SC_SHAPE_DECODER_BYTES]);
-    p->picture = (unsigned char *)part(base, &at, begun * (size_t)n[SC_SHAPE_FRAME_BYTES]);
-    p->bytes = at;
+    part(&at, sizeof(header));
+    for (int i = 0; i < SC_SNAPSHOT_PROMPTS; i++) p->text[i] = part(&at, s->text_bytes[i]);
+    for (int i = 0; i < SC_SNAPSHOT_PROMPTS; i++) p->emb[i] = (float *)(void *)part(&at, (size_t)(s->tokens[i] * n[SC_SHAPE_TEXT_DIM]) * sizeof(float));
+    p->id = (sc_kv_slot *)(void *)part(&at, heads * s->persistent * sizeof *p->id);
+    p->frame = (int64_t *)(void *)part(&at, s->frames * sizeof *p->frame);
+    p->k = part(&at, pages * p->page_bytes);
+    p->v = part(&at, pages * p->page_bytes);
+    p->rep_k = (float *)(void *)part(&at, pages * (size_t)n[SC_SHAPE_HEAD_DIM] * sizeof(float));
+    p->past = (float *)(void *)part(&at, (size_t)(s->past * n[SC_SHAPE_LATENT]) * sizeof(float));
+    p->decoder = part(&at, begun * (size_t)n[SC_SHAPE_DECODER_BYTES]);
+    p->picture = (unsigned char *)part(&at, begun * (size_t)n[SC_SHAPE_FRAME_BYTES]);
+    p->bytes = at.at;
 }
 
 void *sc_snapshot_layout(const sc_snapshot_shape *shape, const sc_snapshot_state *state, sc_snapshot_parts *parts) {
@@ -66,9 +83,9 @@ void *sc_snapshot_layout(const sc_snapshot_shape *shape, const sc_snapshot_state
     sc_snapshot_parts sizes;
     char *bytes;
 
-    plan(shape, state, NULL, &sizes);
-    if (!(bytes = calloc(1, sizes.bytes))) return NULL; /* what is between the parts is written too */
-    plan(shape, state, bytes, parts);
+    plan(shape, state, NULL, false, &sizes);
+    if (!(bytes = room_of(sizes.bytes))) return NULL;
+    plan(shape, state, bytes, true, parts);
     memcpy(h.magic, magic, sizeof magic);
     h.bytes = parts->bytes;
     memcpy(h.digest, shape->digest, sizeof h.digest);
@@ -180,7 +197,7 @@ sc_status sc_snapshot_read(const sc_snapshot_shape *shape, const void *bytes, si
     if (n < sizeof h) return sc_fail(err, SC_EINVAL, "snapshot: %zu bytes are none", n);
     memcpy(&h, bytes, sizeof h);
     if ((rc = check_header(shape, &h, n, err)) || (rc = check_state(shape->number, &h.state, err))) return rc;
-    plan(shape, &h.state, (char *)(uintptr_t)bytes, parts);
+    plan(shape, &h.state, (char *)(uintptr_t)bytes, false, parts);
     if (parts->bytes != n) return sc_fail(err, SC_EINVAL, "snapshot: its parts take %zu bytes, and it has %zu", parts->bytes, n);
     if ((rc = check_ids(shape->number, parts, err))) return rc;
     return check_values(shape->number, parts, err);
