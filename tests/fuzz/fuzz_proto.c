@@ -10,6 +10,7 @@
 #include "proto/program.h"
 #include "proto/requests.h"
 #include "proto/saved.h"
+#include "proto/video_json.h"
 
 #include <cjson/cJSON.h>
 #include <stdlib.h>
@@ -88,6 +89,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     static char out[SC_SERVER_MESSAGE_MAX];
     static sc_log_line line;
     static sc_saved saved;
+    static sc_video_request video;
     char name[SC_SNAPSHOT_NAME_MAX + 1];
     sc_frame_header header;
     sc_problem problem;
@@ -96,7 +98,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
 
     if (size == 0) return 0;
     size--;
-    switch (data[0] % 10) {
+    switch (data[0] % 11) {
     case 0:
         if (!sc_request_create(text, size, &create, &program, &problem)) {
             check(!program);
@@ -157,6 +159,14 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
         check(saved.fps >= 1 && saved.fps <= 60 && saved.prompt_bytes >= 1 && strlen(saved.prompt) == saved.prompt_bytes && saved.newest_seq >= saved.prompt_seq);
         holds(program);
         sc_program_release(program);
+        break;
+    case 10:
+        if (!sc_request_video(text, size, &video, &problem)) {
+            refused(&problem);
+            break;
+        }
+        check(video.prompt_bytes >= 1 && video.prompt_bytes <= SC_PROMPT_TEXT_MAX && strlen(video.prompt) == video.prompt_bytes);
+        check(video.seconds >= 0 && video.seconds <= SC_VIDEO_SECONDS_MAX && (video.width > 0) == (video.height > 0));
         break;
     }
     return 0;

@@ -10,11 +10,12 @@ build=$(realpath "$1") seconds=${2:-60}
 dir=$build/fuzz
 cxx="clang -g -O1 -D_GNU_SOURCE -fsanitize=fuzzer,address,undefined -fno-sanitize-recover=undefined -I."
 import="import/source.c import/zip.c import/pickle.c import/names.c import/family.c engine/safetensors.c engine/json_strict.c base/name_distance.c base/status.c"
-proto="proto/frame_header.c proto/json.c proto/json_out.c proto/fields.c proto/requests.c proto/program.c proto/messages.c proto/problem.c proto/session_json.c proto/log_line.c proto/saved.c cli/replay_plan.c base/status.c"
+proto="proto/frame_header.c proto/json.c proto/json_out.c proto/fields.c proto/requests.c proto/program.c proto/messages.c proto/problem.c proto/session_json.c proto/log_line.c proto/saved.c proto/video_json.c cli/replay_plan.c base/status.c"
 
 mkdir -p "$dir"/seeds/{pickle,zip,checkpoint,proto,snapshot}
 { printf '\7'; cat tests/fuzz/session.jsonl; } >"$dir/seeds/proto/session-log" # whole, and its lines one by one
 { printf '\11'; cat tests/fuzz/saved.json; } >"$dir/seeds/proto/saved"
+printf '\12{"prompt":"a","model":"pocket","seconds":"4","size":"256x160","seed":7}' >"$dir/seeds/proto/video"
 while read -r line; do printf '\6%s' "$line" >"$dir/seeds/proto/log-line-$((n += 1))"; done <tests/fuzz/session.jsonl
 "$build/tests/unit/test_import_fuzz" --seeds "$dir/seeds" || exit 1
 compile() { $cxx -o "$dir/$1" "tests/fuzz/fuzz_$1.c" $2 -lcjson -lm || { echo "FAIL $1: does not compile"; exit 1; }; } # shellcheck disable=SC2086
