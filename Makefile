@@ -7,7 +7,7 @@ CUDA    ?= $(if $(wildcard /dev/nvidiactl),ON,OFF)
 LISTEN  ?= 127.0.0.1:8080
 SUDO    := $(if $(filter 0,$(shell id -u)),,sudo)
 
-RUN_PACKAGES  := gcc g++ cmake make pkg-config libmicrohttpd-dev libwebsockets-dev libturbojpeg0-dev libcjson-dev libsentencepiece-dev libsystemd-dev libxxhash-dev
+RUN_PACKAGES  := gcc g++ cmake make pkg-config libmicrohttpd-dev libwebsockets-dev libturbojpeg0-dev libcjson-dev libsentencepiece-dev libsystemd-dev libxxhash-dev libavformat-dev
 TEST_PACKAGES := libcmocka-dev libopenblas0-pthread chromium curl clang libclang-rt-dev
 
 .PHONY: all run test deps test-deps build sanitized browser-deps bench clean
