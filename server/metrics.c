@@ -68,11 +68,15 @@ char *sc_metrics_text(size_t *n) {
     counter(f, "snapshots_saved_total", "Snapshots that were written.", get(&sc_count.saved));
     counter(f, "sessions_restored_total", "Sessions that were made of snapshots; sessions_created_total counts them too.", get(&sc_count.restored));
     counter(f, "sessions_failed_total", "Sessions that failed.", get(&sc_count.sessions_failed));
+    counter(f, "videos_made_total", "Videos that were completed.", get(&sc_count.videos_made));
+    counter(f, "videos_failed_total", "Videos that failed.", get(&sc_count.videos_failed));
     counter(f, "events_lost_total", "Messages to viewers dropped because a queue was full.", get(&sc_count.events_lost));
     gauge(f, "sessions", "Sessions now.", atomic_load(&sc_count.sessions));
     gauge(f, "forks_waiting", "Forks that wait for their chunk.", atomic_load(&sc_count.forks_waiting));
     gauge(f, "viewers", "Viewers now.", atomic_load(&sc_count.viewers));
     gauge(f, "event_readers", "Readers of sessions' events now.", atomic_load(&sc_count.event_readers));
+    gauge(f, "videos_queued", "Videos that wait to be made.", atomic_load(&sc_count.videos_queued));
+    gauge(f, "videos_in_progress", "Videos that are being made.", atomic_load(&sc_count.videos_in_progress));
     gauge(f, "pending_sockets", "Accepted sockets whose first request is not complete.", atomic_load(&sc_count.pending_sockets));
     for (int i = 0; i < SC_TIMES; i++) {
         pthread_mutex_lock(&lock);

@@ -13,8 +13,8 @@ typedef struct {
     atomic_ullong frames_made, frames_sent, frames_dropped, bytes_sent;
     atomic_ullong chunks, late_chunks, passes[3]; /* denoise, decode, clean */
     atomic_ullong http_requests, http_errors, streams_refused, streams_opened, streams_closed_slow;
-    atomic_ullong prompts, prompts_superseded, sessions_created, sessions_failed, forks, saved, restored, events_lost;
-    atomic_int sessions, viewers, pending_sockets, forks_waiting, event_readers;
+    atomic_ullong prompts, prompts_superseded, sessions_created, sessions_failed, forks, saved, restored, events_lost, videos_made, videos_failed;
+    atomic_int sessions, viewers, pending_sockets, forks_waiting, event_readers, videos_queued, videos_in_progress;
 } sc_counters;
 extern sc_counters sc_count;
 
