@@ -35,6 +35,15 @@ sc_status sc_id_random(char out[SC_ID_CHARS + 1], sc_error *err) {
     return SC_OK;
 }
 
+sc_status sc_seed_random(uint64_t *seed, sc_error *err) {
+    char id[SC_ID_CHARS + 1];
+    sc_status rc = sc_id_random(id, err);
+
+    *seed = 0;
+    for (int i = 0; !rc && i < 10; i++) *seed = *seed * 32 + (uint64_t)(strchr(base32, id[i]) - base32);
+    return rc;
+}
+
 bool sc_id_valid(const char *s, size_t n) {
     const char *c = NULL;
 

@@ -18,6 +18,9 @@ void sc_id_format(char out[SC_ID_CHARS + 1], const uint8_t bits[SC_ID_BITS_BYTES
 /* A fresh id from getrandom(). SC_EIO when the kernel gives none. */
 sc_status sc_id_random(char out[SC_ID_CHARS + 1], sc_error *err);
 
+/* 50 random bits, so that a double holds them. SC_EIO as above. */
+sc_status sc_seed_random(uint64_t *seed, sc_error *err);
+
 /* Exactly 26 characters a-z 2-7 that sc_id_format could have made (the last one holds three bits). */
 bool sc_id_valid(const char *s, size_t n);
 

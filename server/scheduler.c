@@ -1,5 +1,6 @@
 /* scheduler.c - see scheduler.h. What is planned is decided in plan.c; what runs next in scheduler_passes.c; how sessions begin stands in
- * scheduler_begin.c, their schedules in scheduler_program.c, snapshots in scheduler_save.c and scheduler_return.c, their logs in scheduler_log.c; here are the thread, its commands and the rest of a session's life. */
+ * scheduler_begin.c, their schedules in scheduler_program.c, snapshots in scheduler_save.c and scheduler_return.c, their logs in scheduler_log.c,
+ * clips in scheduler_videos.c; here are the thread, its commands and the rest of a session's life. */
 #include "server/scheduler_internal.h"
 #include "base/clock.h"
 #include "base/log.h"
@@ -164,6 +165,7 @@ static void do_now(sc_scheduler *s, sc_command *c) {
     } else if (c->kind == SC_COMMAND_SAVE || c->kind == SC_COMMAND_RESTORE) {
         if (!sc_scheduler_save(s, c)) return;
     } else if (c->kind == SC_COMMAND_READ) {} /* read it is */
+    else if (c->kind == SC_COMMAND_CLIP) sc_scheduler_begin_clip(s, c);
     else if (c->kind != SC_COMMAND_CREATE && !(t = sc_scheduler_find(s, c->id))) sc_problem_set(&c->problem, 404, "There is no such session.");
     else if (c->kind == SC_COMMAND_CREATE) sc_scheduler_create(s, c);
     else if (c->kind == SC_COMMAND_DELETE) sc_scheduler_end_session(s, t, 1000, "session deleted");
@@ -184,7 +186,7 @@ static void do_now(sc_scheduler *s, sc_command *c) {
 
 /* The prompt that a command brings, or NULL. */
 static const char *words_of(const sc_command *c, size_t *n) {
-    if (c->kind == SC_COMMAND_CREATE) {
+    if (c->kind == SC_COMMAND_CREATE || c->kind == SC_COMMAND_CLIP) {
         *n = c->create.prompt_bytes;
         return c->create.prompt;
     }
@@ -202,7 +204,7 @@ static bool ready(sc_scheduler *s, const sc_command *c) {
     size_t n = 0;
     const char *words = words_of(c, &n);
     if (!words) return true;
-    if (c->kind != SC_COMMAND_CREATE && c->kind != SC_COMMAND_READ) {
+    if (c->kind != SC_COMMAND_CREATE && c->kind != SC_COMMAND_READ && c->kind != SC_COMMAND_CLIP) {
         const struct stream *t = sc_scheduler_find(s, c->id);
         if (!t || !t->session) return true;
     }
@@ -356,11 +358,14 @@ static void *engine_main(void *arg) {
         uint64_t now = sc_now_ns();
         sc_scheduler_housekeeping(s, now);
         if (s->o.alive) s->o.alive(s->o.ctx);
-        if (sc_scheduler_run_pass(s, now, &wake)) continue;
+        if (sc_scheduler_run_pass(s, now, &wake) || sc_scheduler_run_clip(s, now, &wake)) continue;
         if (wake > now + NAP_NS) wake = now + NAP_NS;
         rest(s, wake);
     }
-    if (!s->fault.status) sc_scheduler_save_all(s);
+    if (!s->fault.status) {
+        sc_scheduler_drop_clip(s);
+        sc_scheduler_save_all(s);
+    }
     const bool fatal = s->fault.status == SC_ELOST;
     if (fatal) { /* the device is not called again, not even to free what it holds: sessions stay as they are */
         set_engine_state(s, SC_ENGINE_FAILED);
@@ -473,7 +478,7 @@ void sc_scheduler_free(sc_scheduler *s) {
         sc_channel_close(s->streams[i]->channel, 1012, "device fault");
         sc_scheduler_free_stream(s->streams[i]);
     }
-    if (!s->n || s->state != SC_ENGINE_FAILED) sc_engine_close(s->engine);
+    if ((!s->n && !s->clip.session) || s->state != SC_ENGINE_FAILED) sc_engine_close(s->engine);
     else if (s->asking) return; /* its thread is not waited for: the process ends, and it may still say that it is done */
     pthread_cond_destroy(&s->changed);
     pthread_mutex_destroy(&s->lock);

@@ -18,6 +18,8 @@
  *
  * A session is saved where a fork would be taken; a thread of its own has to do with the disk (scheduler_save.c, keeper.h).
  *
+ * Whole clips are made in the time that sessions leave (scheduler_videos.c).
+ *
  * A schedule is prompts to come: each is handed over, as if it had been sent, while the chunk before its own is made (scheduler_program.c).
  *
  * Failures. A device call that fails is a failure of the session (closed with 1011, the others go on) or of the request (500) it was made
@@ -31,6 +33,7 @@
 #include "proto/saved.h"
 #include "server/hub.h"
 #include "server/jpeg.h"
+#include "server/video_maker.h"
 
 typedef struct sc_scheduler sc_scheduler;
 
@@ -38,6 +41,8 @@ typedef struct {
     sc_engine_options engine;
     int jpeg_quality, idle_timeout_s;  /* defaults of a session */
     const char *state_dir;             /* where snapshots are; NULL: nowhere. Borrowed during start */
+    sc_videos *videos;                 /* clips to be made, and who makes files of them; NULL: none are. Borrowed until the scheduler is stopped */
+    sc_video_maker *maker;
     void *ctx;
     void (*ready)(void *ctx);                         /* engine thread: the model is loaded */
     void (*failed)(void *ctx, const sc_error *err);   /* engine thread: it cannot be loaded, or the device failed */
@@ -46,14 +51,14 @@ typedef struct {
 
 typedef enum { SC_COMMAND_CREATE, SC_COMMAND_FORK, SC_COMMAND_PATCH, SC_COMMAND_DELETE, SC_COMMAND_PROMPT, SC_COMMAND_PAUSE, SC_COMMAND_RESUME,
                SC_COMMAND_SCHEDULE, SC_COMMAND_SAVE, SC_COMMAND_RESTORE, SC_COMMAND_MEMORY,
-               SC_COMMAND_SCHEDULED, SC_COMMAND_READ /* the last two are the scheduler's own */ } sc_command_kind;
+               SC_COMMAND_SCHEDULED, SC_COMMAND_READ, SC_COMMAND_CLIP /* the last three are the scheduler's own */ } sc_command_kind;
 
 /* A question and its answer. Made with calloc, owned by the scheduler from a successful post until `done`, which frees it. */
 typedef struct sc_command sc_command;
 struct sc_command {
     sc_command_kind kind;
     char id[SC_ID_CHARS + 1];            /* which session; after CREATE, FORK and RESTORE: the new one */
-    sc_create_request create;
+    sc_create_request create;            /* CLIP uses its prompt */
     sc_fork_request fork;
     uint64_t chunk;                      /* FORK: the scheduler's own: what it begins with, whether it waits for that; after SAVE: the next one */
     bool waits;

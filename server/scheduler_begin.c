@@ -86,15 +86,6 @@ sc_status sc_scheduler_enter(sc_scheduler *s, struct stream *t, const struct str
 
 /* ---- from a prompt ---- */
 
-static sc_status random_seed(uint64_t *seed, sc_error *err) {
-    char random[SC_ID_CHARS + 1];
-    sc_status rc = sc_id_random(random, err);
-    if (rc) return rc;
-    *seed = 0;
-    for (int i = 0; i < 10; i++) *seed = *seed * 32 + (uint64_t)(random[i] & 31);
-    return SC_OK;
-}
-
 void sc_scheduler_create(sc_scheduler *s, sc_command *c) {
     const sc_create_request *r = &c->create;
     sc_error err = {0};
@@ -117,7 +108,7 @@ void sc_scheduler_create(sc_scheduler *s, sc_command *c) {
     f->transition = r->transition;
     memcpy(f->model, s->info.name, sizeof f->model);
     f->seed = r->seed;
-    if (!r->has_seed && random_seed(&f->seed, &err)) goto failed;
+    if (!r->has_seed && sc_seed_random(&f->seed, &err)) goto failed;
     f->memory_bytes = s->info.session_bytes;
     f->width = s->info.width;
     f->height = s->info.height;
@@ -133,6 +124,7 @@ void sc_scheduler_create(sc_scheduler *s, sc_command *c) {
     const sc_program_clock clock = sc_facts_clock(f);
     if (!sc_program_begin(c->program, &clock, 0, "/schedule", &f->program, &c->problem)) goto refused;
     t->program = sc_program_retain(c->program);
+    sc_scheduler_make_place(s);
     sc_scheduler_enter_device(s);
     sc_status rc = sc_session_create(s->engine, f->seed, r->prompt, r->prompt_bytes, 1, &t->session, &err);
     sc_scheduler_leave_device(s);
@@ -199,6 +191,7 @@ static void take(sc_scheduler *s, const struct stream *from, sc_command *c, sc_p
     if (!t) { sc_fail(&err, SC_ENOMEM, "session: out of memory"); goto failed; }
     inherit(t, from, c, next);
     memcpy(source, c->id, sizeof source);
+    sc_scheduler_make_place(s);
     sc_scheduler_enter_device(s);
     sc_status rc = sc_session_fork(from->session, t->facts.seed, &t->session, &err);
     if (!rc && r->has_prompt) rc = sc_session_set_prompt(t->session, r->prompt, r->prompt_bytes, t->facts.newest_seq, SC_SWITCH, 0, NULL, &err);

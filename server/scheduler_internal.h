@@ -1,5 +1,6 @@
 /* scheduler_internal.h - what scheduler.c (thread, commands, life of a session), scheduler_begin.c (its beginning) and scheduler_passes.c (what
- * runs next), scheduler_program.c (schedules), scheduler_save.c (snapshots), scheduler_return.c (those of a daemon that stops) and scheduler_log.c (what is written down) share. Engine thread only, except where it is said. */
+ * runs next), scheduler_program.c (schedules), scheduler_save.c (snapshots), scheduler_return.c (those of a daemon that stops), scheduler_log.c (what is
+ * written down) and scheduler_videos.c (clips) share. Engine thread only, except where it is said. */
 #ifndef SC_SERVER_SCHEDULER_INTERNAL_H
 #define SC_SERVER_SCHEDULER_INTERNAL_H
 #include "server/keeper.h"
@@ -27,6 +28,16 @@ struct stream {
     sc_program *program;       /* its schedule, NULL: none; where it stands is in facts */
     bool handing, read;        /* of its next entry: it is being handed over; its words were given to read */
     sc_window wait, denoise, decode;
+};
+
+/* A clip that is being made. */
+struct clip {
+    bool active;               /* there is one: `video` */
+    bool asked;                /* the command that begins it is on its way, even if the clip is not wanted any more */
+    sc_video video;
+    sc_session *session;       /* NULL: not begun yet */
+    uint64_t due_ns;           /* frames are due that were asked for then; 0: none are */
+    sc_window took[3], whole;  /* passes by their kind; chunks, where the device runs behind */
 };
 
 /* What an Idempotency-Key was used for. */
@@ -75,6 +86,7 @@ struct sc_scheduler {
     sc_keeper *keeper;         /* NULL: there is no state directory */
     sc_keeper_job *kept;       /* guarded by lock: is back from it */
     sc_command *keeping;       /* whose job it is; NULL: none is on its way */
+    struct clip clip;
     bool asking;               /* the engine has been asked for the first one's words */
     atomic_bool text_read;     /* and may answer; set by its thread */
     sc_error fault;            /* status SC_ELOST: the device is gone */
@@ -134,7 +146,14 @@ void sc_scheduler_log_prompt(struct stream *t, sc_pass begins); /* a chunk begin
 void sc_scheduler_log_chunk(struct stream *t, const sc_frames *f);
 void sc_scheduler_log_end(struct stream *t);                     /* as its facts say */
 
+/* scheduler_videos.c */
+void sc_scheduler_begin_clip(sc_scheduler *s, sc_command *c);    /* CLIP */
+void sc_scheduler_make_place(sc_scheduler *s);                   /* a session is about to take a place: before it does */
+bool sc_scheduler_run_clip(sc_scheduler *s, uint64_t now, uint64_t *wake_ns); /* after run_pass found nothing to do before *wake_ns; as it */
+void sc_scheduler_drop_clip(sc_scheduler *s);                    /* back to the queue */
+
 /* scheduler_passes.c */
+sc_status sc_scheduler_run_engine(sc_scheduler *s, sc_session *const *sessions, int count, const sc_pass *passes, sc_error *each); /* SC_OK, SC_ELOST */
 void sc_scheduler_look_after(sc_scheduler *s, struct stream *t, uint64_t now);
 bool sc_scheduler_housekeeping(sc_scheduler *s, uint64_t now); /* false: no session */
 void sc_scheduler_end_chunk(sc_scheduler *s, struct stream *t, uint64_t end_ns); /* the chunk in work and its frames; no pass begins after end_ns */

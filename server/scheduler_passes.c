@@ -169,7 +169,7 @@ static void after_pass(sc_scheduler *s, struct stream *t, sc_pass pass, uint64_t
 
 /* The engine tells apart whose failure a device call was (sc_session_failed). What is left is memory: the sessions that did not move on
  * take the pass again, each alone, and only those without memory of their own fail. */
-static sc_status run_engine(sc_scheduler *s, sc_session *const *sessions, int count, const sc_pass *passes, sc_error *each) {
+sc_status sc_scheduler_run_engine(sc_scheduler *s, sc_session *const *sessions, int count, const sc_pass *passes, sc_error *each) {
     sc_scheduler_enter_device(s);
     sc_status rc = sc_engine_run(s->engine, sessions, count, &each[0]);
     for (int i = count - 1; rc && rc != SC_ELOST && i >= 0; i--) {
@@ -193,7 +193,7 @@ void sc_scheduler_end_chunk(sc_scheduler *s, struct stream *t, uint64_t end_ns) 
         sc_error why = {0};
         if (pass.kind == SC_PASS_DENOISE && pass.step == 0) break;
         const uint64_t begin = sc_now_ns();
-        if (run_engine(s, &t->session, 1, &pass, &why)) s->fault = why;
+        if (sc_scheduler_run_engine(s, &t->session, 1, &pass, &why)) s->fault = why;
         else if (why.status) sc_scheduler_fail_session(t, &why);
         else after_pass(s, t, pass, begin, sc_now_ns() - begin);
     }
@@ -265,7 +265,7 @@ bool sc_scheduler_run_pass(sc_scheduler *s, uint64_t now, uint64_t *wake_ns) {
         before_pass(mine[i], passes[i], now);
     }
     uint64_t begin = sc_now_ns();
-    if (run_engine(s, sessions, count, passes, each)) {
+    if (sc_scheduler_run_engine(s, sessions, count, passes, each)) {
         s->fault = each[0];
         return true;
     }

@@ -168,6 +168,7 @@ void sc_scheduler_restored(sc_scheduler *s, sc_command *c, sc_keeper_job *job) {
     if (!(t = calloc(1, sizeof *t))) { sc_fail(&err, SC_ENOMEM, "session: out of memory"); goto failed; }
     fill_facts(s, t, back, v, &i);
     take_schedule(t, job->words.schedule, i.chunk);
+    sc_scheduler_make_place(s);
     sc_scheduler_enter_device(s);
     sc_status rc = sc_session_restore(s->engine, job->snapshot, &t->session, &err);
     sc_scheduler_leave_device(s);
