@@ -35,7 +35,7 @@ static const struct option options[] = {
     {"allow-origin", LIST, AT(allow_origin), "", 0, 0, NULL, "an origin other than our own that may call, like https://example.org"},
     {"allow-host", LIST, AT(allow_host), "", 0, 0, NULL, "a Host that is ours, like stream.example.org or name:port"},
     {"key", LIST, AT(key), "", 0, 0, NULL, "an API key clients must send; @FILE reads it; needed beyond loopback"},
-    {"state-dir", TEXT, AT(state_dir), "", 0, 0, NULL, "directory for snapshots, and for sessions over a restart; without it systemd's STATE_DIRECTORY, or none"},
+    {"state-dir", TEXT, AT(state_dir), "", 0, 0, NULL, "directory for snapshots, for files of videos, and for sessions over a restart; without it systemd's STATE_DIRECTORY, or none"},
     {"log-level", TEXT, AT(log_level), "info", 0, 0, "error warn info debug", "how much is logged to stderr"},
     {"config", TEXT, AT(config), "", 0, 0, NULL, "file of \"name = value\" lines, these names"},
     {"help", FLAG, AT(help), NULL, 0, 0, NULL, "this text"},

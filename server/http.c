@@ -36,6 +36,11 @@ const struct route http_routes[] = {
     ROUTE("GET", "/v1/sessions/{id}/stream.mjpg", http_get_motion, .key = true, .page = true),
     ROUTE("GET", "/v1/sessions/{id}/log", http_get_log, .key = true),
     ROUTE("GET", "/v1/sessions/{id}/events", http_get_events, .key = true),
+    ROUTE("POST", "/v1/videos", http_post_video, .body = true, .key = true),
+    ROUTE("GET", "/v1/videos", http_get_videos, .key = true, .query = "limit after order"),
+    ROUTE("GET", "/v1/videos/" SC_VIDEO_ID_PREFIX "{id}", http_get_video, .key = true),
+    ROUTE("GET", "/v1/videos/" SC_VIDEO_ID_PREFIX "{id}/content", http_get_video_content, .key = true),
+    ROUTE("DELETE", "/v1/videos/" SC_VIDEO_ID_PREFIX "{id}", http_delete_video, .key = true),
     ROUTE("GET", "/v1/sessions/{id}/stream", http_no_stream, .page = true), /* GET itself is the router's */
 };
 const size_t http_route_count = sizeof http_routes / sizeof *http_routes;
@@ -133,7 +138,12 @@ static bool is_json(const char *type) {
 static enum MHD_Result each_query(void *cls, enum MHD_ValueKind kind, const char *name, const char *value) {
     struct sc_request *r = cls;
     (void)kind; (void)value;
-    if (r->route->query && !strcmp(name, r->route->query)) return MHD_YES;
+    const size_t n = strlen(name);
+    for (const char *p = r->route->query; p && *p;) {
+        const size_t k = strcspn(p, " ");
+        if (k == n && !strncmp(name, p, k)) return MHD_YES;
+        p += k + strspn(p + k, " ");
+    }
     if (!r->problem.status) sc_problem_set(&r->problem, 400, "The query parameter \"%.60s\" is not known.", name);
     return MHD_NO;
 }

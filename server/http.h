@@ -7,6 +7,8 @@
  *     PATCH ?wait=applied    until a frame that shows the prompt was sent
  *     stream.mjpg            between two frames
  *     events                 between two events
+ *
+ * Clips are asked for in a table (videos.h), which the engine thread looks into: nobody waits for that.
  */
 #ifndef SC_SERVER_HTTP_H
 #define SC_SERVER_HTTP_H
@@ -21,7 +23,8 @@ typedef struct sc_http sc_http;
 typedef struct {
     sc_hub *hub;
     sc_access *access;
-    int max_viewers;
+    sc_videos *videos;
+    int max_viewers, jpeg_quality;
     int64_t model_created;      /* Unix seconds */
 } sc_http_options;
 

@@ -4,6 +4,7 @@
  *     http_answer.c    answers and their headers
  *     http_info.c      viewer files, health, metrics, models, capacity
  *     http_sessions.c  sessions, snapshots, memory, schedules and tickets
+ *     http_videos.c    clips, and their files
  *     http_feed.c      answers that go on, and wait in between
  *     http_pictures.c  snapshot and Motion-JPEG
  *     http_log.c       the log of a session, as lines and as events
@@ -22,10 +23,10 @@ struct sc_request;
 typedef enum MHD_Result (*http_handler)(struct sc_request *r);
 
 struct route {
-    const char *method, *path;      /* {id} stands for a session's id; a path that ends in * is a beginning */
+    const char *method, *path;      /* {id} stands for the id of a session or video; a path that ends in * is a beginning */
     http_handler handle;
     bool body, key, page;           /* takes JSON; needs an API key; is for browsers: a query does not matter */
-    const char *query;              /* the one parameter it knows, NULL: none */
+    const char *query;              /* the parameters it knows, spaces between them; NULL: none */
 };
 
 struct sc_request {
@@ -103,6 +104,11 @@ enum MHD_Result http_get_snapshot(struct sc_request *r);
 enum MHD_Result http_get_motion(struct sc_request *r);
 enum MHD_Result http_get_log(struct sc_request *r);
 enum MHD_Result http_get_events(struct sc_request *r);
+enum MHD_Result http_post_video(struct sc_request *r);
+enum MHD_Result http_get_videos(struct sc_request *r);
+enum MHD_Result http_get_video(struct sc_request *r);
+enum MHD_Result http_get_video_content(struct sc_request *r);
+enum MHD_Result http_delete_video(struct sc_request *r);
 enum MHD_Result http_no_stream(struct sc_request *r);
 
 /* An answer that goes on: the first member of what http_pictures.c and http_log.c have of each. */
@@ -119,6 +125,7 @@ void http_feed_end(struct feed **list, struct feed *f); /* its reference stays t
 void http_feed_suspend(struct feed *f);                 /* http->lock is held */
 void http_feeds_resume(sc_http *h, struct feed *const *list, const sc_channel *c, uint64_t silent_since_ns); /* of c, or NULL: of any; any thread */
 
+const char *http_not_ready(struct sc_request *r);       /* http_sessions.c: why the engine takes nothing, or NULL */
 void http_forget(struct sc_request *r);                 /* http_sessions.c: what a request holds */
 void http_motions_released(sc_http *h, sc_channel *c);  /* http_pictures.c; stream or engine thread */
 void http_log_written(sc_http *h, sc_channel *c);       /* http_log.c; any thread. NULL: of any session */

@@ -155,14 +155,18 @@ static sc_command *command(struct sc_request *r, sc_command_kind kind) {
     return c;
 }
 
-static enum MHD_Result post(struct sc_request *r, sc_command *c) {
-    const char *why = NULL;
+const char *http_not_ready(struct sc_request *r) {
     switch (sc_scheduler_state(r->http->scheduler, NULL)) {
-    case SC_ENGINE_LOADING: why = "The model is being loaded; try again in a moment."; break;
-    case SC_ENGINE_DRAINING: why = "The daemon is shutting down."; break;
-    case SC_ENGINE_FAILED: why = "The model could not be loaded, or the device failed."; break;
+    case SC_ENGINE_LOADING: return "The model is being loaded; try again in a moment.";
+    case SC_ENGINE_DRAINING: return "The daemon is shutting down.";
+    case SC_ENGINE_FAILED: return "The model could not be loaded, or the device failed.";
     case SC_ENGINE_READY: break;
     }
+    return NULL;
+}
+
+static enum MHD_Result post(struct sc_request *r, sc_command *c) {
+    const char *why = http_not_ready(r);
     if (why) {
         forget(c);
         return http_problem(r, 503, why);

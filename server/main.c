@@ -3,7 +3,7 @@
  *     start   listeners -> hub, access -> stream, http made -> hub listens -> encoder, engine, stream, http, router run
  *     run     the main thread sleeps on signals and on word from the engine thread
  *     end     engine first (sessions are saved where there is a state directory, and end: viewers get 1001, whoever waits gets an answer), then stream, router,
- *             http, encoder
+ *             http, encoder, maker of clips
  *
  *     fault the device is lost, or a call into it does not come back: not ready, viewers get 1012, requests 503, and the process ends within
  *           FAULT_MS whatever any thread does: the device is not touched again, for its driver may hang, and nothing is waited for longer.
@@ -40,6 +40,7 @@
 
 enum { EXIT_FAULT = 70, EXIT_ADDRESS = 69, EXIT_MACHINE = 71, EXIT_CONFIG = 78 };
 enum { DRAIN_MS = 3000, FAULT_MS = 2000, FAULT_VIEWERS_MS = 1000, FAULT_ANSWERS_MS = 200, DESCRIPTORS = 8192 };
+static const uint64_t VIDEOS_ON_DISK = 1u << 30, VIDEOS_IN_MEMORY = 1u << 28; /* bytes of all clips together */
 #ifndef SC_HANG_MS
 #define SC_HANG_MS 30000 /* a call into the GPU that takes longer, and 20 times longer than any before, has hung */
 #endif
@@ -52,6 +53,8 @@ struct daemon {
     sc_stream *stream;
     sc_http *http;
     sc_encoder *encoder;
+    sc_videos *videos;
+    sc_video_maker *maker;
     sc_scheduler *scheduler;
     sc_router *router;
     char model_dir[PATH_MAX];
@@ -118,6 +121,7 @@ static void on_alive(void *ctx) {
 /* ---- wiring ---- */
 
 static void viewers_changed(void *ctx) { sc_scheduler_wake(((struct daemon *)ctx)->scheduler); }
+static void video_room(void *ctx) { sc_scheduler_wake(((struct daemon *)ctx)->scheduler); }
 static int to_http(void *ctx, int fd, const struct sockaddr *addr, socklen_t n) { return sc_http_offer(((struct daemon *)ctx)->http, fd, addr, n); }
 static int to_stream(void *ctx, int fd, const sc_route *route) { return sc_stream_offer(((struct daemon *)ctx)->stream, fd, route); }
 
@@ -170,25 +174,28 @@ static void raise_descriptors(void) {
 static sc_status start(struct daemon *d, sc_error *err) {
     const sc_server_config *c = &d->config;
     char state_dir[PATH_MAX];
+    const bool state = find_state(d, state_dir);
     sc_status rc;
 
     if ((rc = sc_listeners_open(&d->listeners, c, err))) return rc;
     if ((d->news = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)) < 0) return sc_fail(err, SC_EIO, "eventfd: %s", strerror(errno));
     if (!(d->hub = sc_hub_create()) || !(d->access = sc_access_create(c))) return sc_fail(err, SC_ENOMEM, "out of memory");
     sc_access_port(d->access, d->listeners.port);
+    if ((rc = sc_videos_create(&d->videos, state ? state_dir : NULL, state ? VIDEOS_ON_DISK : VIDEOS_IN_MEMORY, err))) return rc;
     if ((rc = sc_stream_create(&d->stream, &(sc_stream_options){.hub = d->hub, .max_viewers = c->max_viewers}, err))) return rc;
-    if ((rc = sc_http_create(&d->http, &(sc_http_options){.hub = d->hub, .access = d->access, .max_viewers = c->max_viewers,
-                                                          .model_created = model_created(d)}, err))) return rc;
+    if ((rc = sc_http_create(&d->http, &(sc_http_options){.hub = d->hub, .access = d->access, .videos = d->videos, .max_viewers = c->max_viewers,
+                                                          .jpeg_quality = c->jpeg_quality, .model_created = model_created(d)}, err))) return rc;
     sc_hub_listen(d->hub, &(sc_hub_listener){.ctx = d->stream, .frames = sc_stream_frames, .say = sc_stream_say, .closed = sc_stream_closed,
                                              .engine_ctx = d, .viewers = viewers_changed,
                                              .http_ctx = d->http, .released = sc_http_released, .shown = sc_http_shown, .logged = sc_http_logged});
     if ((rc = sc_encoder_start(&d->encoder, d->hub, err))) return rc;
+    if ((rc = sc_video_maker_start(&d->maker, d->videos, video_room, d, err))) return rc;
     sc_progress_begin(&d->progress);
     sc_scheduler_options o = {.engine = {.model_dir = d->model_dir, .device = c->device, .threads = c->threads, .max_sessions = c->max_sessions,
                                          .memory = strcmp(c->memory, "model") ? c->memory : NULL,
                                          .text_device = strcmp(c->text_device, "model") ? c->text_device : NULL, .progress = on_progress, .progress_ctx = d},
                               .jpeg_quality = c->jpeg_quality, .idle_timeout_s = c->idle_timeout_s,
-                              .state_dir = find_state(d, state_dir) ? state_dir : NULL, .ctx = d, .ready = on_ready,
+                              .state_dir = state ? state_dir : NULL, .videos = d->videos, .maker = d->maker, .ctx = d, .ready = on_ready,
                               .failed = on_failed, .alive = on_alive};
     if ((rc = sc_scheduler_start(&d->scheduler, &o, d->hub, d->encoder, err))) return rc;
     if ((rc = sc_stream_start(d->stream, d->scheduler, err))) return rc;
@@ -204,9 +211,11 @@ static void stop(struct daemon *d, int code, const char *reason, int drain_ms) {
     sc_listeners_close(&d->listeners);
     sc_http_stop(d->http);
     sc_encoder_stop(d->encoder);
+    sc_video_maker_stop(d->maker);
     sc_scheduler_free(d->scheduler);
     sc_stream_free(d->stream);
     sc_http_free(d->http);
+    sc_videos_destroy(d->videos);
     sc_hub_destroy(d->hub);
     sc_access_destroy(d->access);
     if (d->news >= 0) close(d->news);

@@ -44,6 +44,7 @@ for t in api fork schedule log hostile; do
     SPARSECASTD="$asan/server/sparsecastd" suite "daemon $t sanitized" node tests/integration/$t.mjs
 done
 SPARSECASTD="$build/server/sparsecastd" suite "daemon snapshots" node tests/integration/snapshots.mjs
+SPARSECASTD="$build/server/sparsecastd" suite "daemon videos" node tests/integration/videos.mjs
 SPARSECASTD="$build/tests/fault/sparsecastd_faulty" suite "daemon with a failing device" node tests/integration/fault.mjs
 suite "viewer modules" node tests/browser/unit.mjs
 suite "viewer page" node tests/browser/page.mjs

@@ -152,7 +152,7 @@ export async function check(name, body) {
     return true;
   } catch (e) {
     failed += 1;
-    const where = e.stack?.split('\n').find((l) => /at .*(api|fork|schedule|log|fault|hostile)\.mjs/.test(l))?.trim() ?? '';
+    const where = e.stack?.split('\n').find((l) => /at .*(api|fork|schedule|log|snapshots|videos|fault|hostile)\.mjs/.test(l))?.trim() ?? '';
     console.log(`NOT OK  ${name}: ${String(e.message).replaceAll('\n', ' | ').slice(0, 1500)} ${where}`);
     return false;
   }

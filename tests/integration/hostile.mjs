@@ -200,6 +200,23 @@ await group('bodies of POST /v1/sessions', async () => {
     ['of bars', put(`{"text":"${'|'.repeat(60)}"}`), 422, /empty/, '/text'],
     ['of 70000 bytes', put(`{"text":"${'x'.repeat(70000)}"}`), 413, /65536/],
   ]);
+  const film = (body, rest = {}) => request('POST', '/v1/videos', { body, ...rest });
+  await requests('video body', wrongJson.map(([name, body, words]) => [name, film(body), 400, words]));
+  await requests('video field', wrongFields.filter(([, , , pointer]) => ['/prompt', '/seed', '/model', '/promt', '/'].includes(pointer)).map(([name, body, words, pointer]) => [name, film(body), 422, words, pointer]));
+  await requests('video', [
+    ['of no length', film('{"prompt":"x","seconds":0}'), 422, /1 to 120, found 0/, '/seconds'],
+    ['of a day', film('{"prompt":"x","seconds":"86400"}'), 422, /"120", found "86400"/, '/seconds'],
+    ['of a length with more digits than a number has', film(`{"prompt":"x","seconds":"${'9'.repeat(4000)}"}`), 422, /4000 bytes/, '/seconds'],
+    ['of a size that is not the model\'s', film('{"prompt":"x","size":"16384x16384"}'), 422, /256x160/, '/size'],
+    ['of a size that no number holds', film('{"prompt":"x","size":"99999999999x99999999999"}'), 422, /width and height/, '/size'],
+    ['of nobody', request('GET', `/v1/videos/video_${NOBODY}`), 404, /no such video/],
+    ['of an id that is a path', request('GET', '/v1/videos/video_../content'), 404, /./],
+    ['with a form', film('--x', { set: { 'Content-Type': 'multipart/form-data; boundary=x' } }), 415, /JSON/],
+    ['by a page of another site', film('{"prompt":"x"}', { set: { 'Sec-Fetch-Site': 'cross-site' } }), 403, /another site/],
+    ['of 70000 bytes', film(`{"prompt":"${'x'.repeat(70000)}"}`), 413, /65536/],
+    ['in a list of all', request('GET', '/v1/videos?limit=99999999999999999999'), 400, /1 to 100/],
+    ['in a list that begins behind a path', request('GET', '/v1/videos?after=video_../../x'), 404, /after/],
+  ]);
   await requests('POST field', wrongFields.map(([name, body, words, pointer]) => [name, post(body), 422, words, pointer]));
   await check('POST field: twenty wrong ones: sixteen are named, the others counted', async () => {
     const fields = Array.from({ length: 20 }, (_, i) => [`wrong${i}`, i]);
@@ -362,7 +379,7 @@ await group('paths and methods', async () => {
   const wrong = [
     ['PUT', '/v1/sessions'], ['DELETE', '/v1/sessions'], ['PATCH', '/v1/sessions'], ['POST', here], ['PUT', here], ['POST', '/healthz'], ['DELETE', '/openapi.json'], ['POST', '/'],
     ['POST', `${here}/snapshot.jpg`], ['DELETE', `${here}/stream.mjpg`], ['POST', `${here}/stream`], ['PUT', '/viewer/main.js'], ['POST', '/v1/models'], ['PATCH', '/metrics'],
-    ['GET', `${here}/tickets`], ['GET', `${here}/fork`], ['DELETE', `${here}/fork`], ['POST', `${here}/schedule`], ['DELETE', `${here}/schedule`], ['PATCH', `${here}/schedule`],
+    ['GET', `${here}/tickets`], ['GET', `${here}/fork`], ['DELETE', `${here}/fork`], ['PUT', '/v1/videos'], ['PATCH', `/v1/videos/video_${NOBODY}`], ['POST', `/v1/videos/video_${NOBODY}/content`], ['POST', `${here}/schedule`], ['DELETE', `${here}/schedule`], ['PATCH', `${here}/schedule`],
   ];
   await requests('method', wrong.map(([method, path]) => [`${method} ${path.replace(id, 'ID')}`, request(method, path, method === 'GET' ? {} : { body: ok }), 405, /./]));
   await requests('method', ['FOOBAR', 'TRACE', 'CONNECT', 'get', 'G\x01T', 'M'.repeat(300)].map((m) => [m.slice(0, 20), request(m, '/healthz'), [400, 405, 501], /./]));
