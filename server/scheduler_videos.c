@@ -107,17 +107,17 @@ void sc_scheduler_begin_clip(sc_scheduler *s, sc_command *c) {
 
 /* ---- its passes ---- */
 
-/* How long nothing else may run: by what passes of clips took, else those of sessions, else as if a chunk took as long as it plays. */
+/* How long nothing else may run: by what passes of clips took, or of sessions, whichever is less, since what once took long must not keep a clip from running,
+ * and so from being measured again, while sessions are measured all the time; else as if a chunk took as long as it plays. */
 static uint64_t cost_ns(const sc_scheduler *s, sc_pass pass) {
     const uint64_t chunk = 1000000000u / (uint64_t)s->info.fps * (uint64_t)s->info.frames_chunk, steps = (uint64_t)s->info.steps;
-    const sc_window *const theirs[] = {&s->denoise, &s->decode, &s->clean};
-    const sc_window *mine = s->info.behind ? &s->clip.whole : &s->clip.took[pass.kind];
-    uint64_t took = sc_window_quantile(mine, 0.95);
+    const sc_window *const each[] = {&s->denoise, &s->decode, &s->clean};
+    const uint64_t mine = sc_window_quantile(s->info.behind ? &s->clip.whole : &s->clip.took[pass.kind], 0.95);
+    uint64_t theirs = sc_window_quantile(s->info.behind ? &s->whole : each[pass.kind], 0.95);
 
-    if (took) return took;
-    took = sc_window_quantile(s->info.behind ? &s->whole : theirs[pass.kind], 0.95);
-    if (!s->info.behind && pass.kind == SC_PASS_DENOISE) took /= steps;
-    return took ? took : s->info.behind ? chunk : chunk / (steps + 2);
+    if (!s->info.behind && pass.kind == SC_PASS_DENOISE) theirs /= steps;
+    if (mine && theirs) return mine < theirs ? mine : theirs;
+    return mine ? mine : theirs ? theirs : s->info.behind ? chunk : chunk / (steps + 2);
 }
 
 static void frames_out(sc_scheduler *s) {

@@ -109,6 +109,34 @@ for (const [device, late] of [['cpu', ''], ['cuda', ''], ['cuda', ' late=40']]) 
   await d.stop();
 }
 
+// ---- clips ----
+
+for (const late of ['', ' late=40']) {
+  const d = await start(`op=noise seed=13 nth=9 times=-1 what=gpu${late}`, ['--device', late ? 'cuda' : 'cpu']);
+  await check(`${late ? 'device cuda late=40' : 'device cpu'}: a clip whose calls fail has failed, the next one is made, and the session beside them goes on`, async () => {
+    const id = await session(d, 12);
+    const ids = [];
+    for (const seed of [13, 14]) {
+      const made = await call(d, 'POST', '/v1/videos', { body: { prompt: 'a red ball', seconds: 2, seed } });
+      assert.equal(made.status, 201, made.text);
+      ids.push(made.json().id);
+    }
+    const ends = (one) => until(`${one} to end`, async () => {
+      const v = (await call(d, 'GET', `/v1/videos/${one}`)).json();
+      return (v.completed_at || v.error) && v;
+    });
+    const bad = await ends(ids[0]);
+    assert.deepEqual([bad.status, bad.error.code], ['failed', 'server_error']);
+    assert.doesNotMatch(bad.error.message, /noise|says the test/);
+    problem(await call(d, 'GET', `/v1/videos/${ids[0]}/content`), { status: 409 });
+    assert.equal((await ends(ids[1])).status, 'completed');
+    const viewer = await Viewer.open(d, id);
+    await viewer.frame(9);
+    await viewer.close();
+  });
+  await d.stop();
+}
+
 // ---- forks ----
 
 const forkOf = (d, id, body = {}) => call(d, 'POST', `/v1/sessions/${id}/fork`, { body });

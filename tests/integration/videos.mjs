@@ -174,7 +174,7 @@ await check('one in work is deleted, and leaves nothing', async () => {
 });
 
 await check('sessions first: one that wants the last place gets it, the clip waits and begins again', async () => {
-  const { id } = await asked({ prompt: BALL, seconds: 8, seed: 7 });
+  const { id } = await asked({ prompt: BALL, seconds: 4, seed: 7 });
   await becomes(id, (v) => v.progress > 0, 'begun');
   const one = await session({ prompt: BOAT });
   const two = await session({ prompt: BOAT });
@@ -186,7 +186,7 @@ await check('sessions first: one that wants the last place gets it, the clip wai
   await end(one);
   await becomes(id);
   const frames = framesOf((await fetched(id)).body);
-  assert.equal(frames.length, 8 * FPS);
+  assert.equal(frames.length, 4 * FPS);
   framesOf(file).forEach((jpeg, i) => assert.ok(jpeg.equals(frames[i]), `frame ${i}`));
   await end(two);
 });
