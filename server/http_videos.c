@@ -4,6 +4,7 @@
  * descriptor of the answer's own, so that one that is deleted or expires meanwhile comes whole. Ranges are RFC 9110's, one at a time; a request
  * for several, or in other units, gets the whole file, which that allows. */
 #include "server/http_internal.h"
+#include "server/video_file.h"
 #include <inttypes.h>
 #include <stdlib.h>
 #include <string.h>
@@ -62,7 +63,8 @@ enum MHD_Result http_post_video(struct sc_request *r) {
     sc_video *v = malloc(sizeof *v);
     enum MHD_Result rc;
 
-    if (why) rc = http_problem(r, 503, why);
+    if (!sc_video_file_there()) rc = http_problem(r, 501, "This daemon makes no videos: it was built without libavformat.");
+    else if (why) rc = http_problem(r, 503, why);
     else if (!q || !v) rc = http_problem(r, 503, "Out of memory; try again later.");
     else if (!sc_request_video(r->body, r->body_n, q, &r->problem) || !fill(r, q, v) || !sc_videos_add(r->http->o.videos, v, now(), &r->problem))
         rc = http_problem_full(r, &r->problem);

@@ -10,10 +10,13 @@
 #ifndef SC_SERVER_VIDEO_FILE_H
 #define SC_SERVER_VIDEO_FILE_H
 #include "base/status.h"
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
 typedef struct sc_video_file sc_video_file;
+
+bool sc_video_file_there(void); /* false: the daemon was built without libavformat (video_file_none.c), and open fails */
 
 /* fd: empty, seekable, borrowed until close. frames: how many there will be, 1 and up. Errors: SC_EIO, SC_ENOMEM. */
 sc_status sc_video_file_open(sc_video_file **out, int fd, int width, int height, int fps, int frames, sc_error *err);
