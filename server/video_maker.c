@@ -2,6 +2,7 @@
 #include "server/video_maker.h"
 #include "base/log.h"
 #include "server/jpeg.h"
+#include "server/metrics.h"
 #include "server/video_file.h"
 #include <assert.h>
 #include <pthread.h>
@@ -69,6 +70,7 @@ static sc_status add(sc_video_maker *m, const struct chunk *c, sc_error *err) {
         size_t n = 0;
         rc = sc_jpeg_encode(m->jpeg, c->pixels + (size_t)i * c->frame_bytes, job->width, job->height, job->jpeg_quality, m->buf, m->cap, &n, err);
         if (!rc) rc = sc_video_file_add(m->file, m->buf, n, err);
+        if (!rc) SC_COUNT(frames_made, 1);
     }
     if (!rc && at == frames) rc = sc_video_file_finish(m->file, err);
     if (!rc && at < frames && !sc_videos_progress(m->videos, job, at, sc_video_file_bytes(m->file), err)) rc = err->status ? err->status : SC_EINVAL;

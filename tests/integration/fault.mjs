@@ -137,6 +137,15 @@ for (const late of ['', ' late=40']) {
   await d.stop();
 }
 
+for (const late of ['', ' late=40']) {
+  const d = await start(`op=noise seed=13 nth=9 times=1 what=lost${late}`, ['--device', 'cuda']);
+  await check(`device cuda${late}: a clip that finds the device lost ends the daemon with 70`, async () => {
+    const made = await call(d, 'POST', '/v1/videos', { body: { prompt: 'a red ball', seconds: 4, seed: 13 } });
+    assert.equal(made.status, 201, made.text);
+    await dies(d, 70, Date.now());
+  });
+}
+
 // ---- forks ----
 
 const forkOf = (d, id, body = {}) => call(d, 'POST', `/v1/sessions/${id}/fork`, { body });
