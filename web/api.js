@@ -61,6 +61,7 @@ export const api = {
   createSession: (settings, key) => call('POST', '/v1/sessions', settings, { 'Idempotency-Key': key }),
   getSession: (id) => call('GET', session(id)),
   forkSession: (id, settings, key) => call('POST', `${session(id)}/fork`, settings, { 'Idempotency-Key': key }),
+  memory: (id) => call('GET', `${session(id)}/memory`),
   deleteSession: (id) => call('DELETE', session(id)),
   ticket: (id) => call('POST', `${session(id)}/tickets`, { role: 'control' }),
 };

@@ -1,5 +1,5 @@
 // controls.js - what a person can do: write a prompt, pick an example, pause, fork, start anew. Keyboard:
-//   /  to the prompt     Enter  send (Shift+Enter: new line)     Esc  clear, then leave     Space  pause or go on, when not writing
+//   /  to the prompt     Enter  send (Shift+Enter: new line)     Esc  clear, then leave     Space  pause or go on, M  memory, when not writing
 
 const $ = (id) => document.getElementById(id);
 
@@ -17,7 +17,7 @@ const takesKeys = (node) =>
   node instanceof Element && node.closest('input, textarea, select, button, a[href], [contenteditable]') !== null;
 
 export class Controls {
-  /** on: prompt(text, transition) -> true when sent; fork(text) -> a promise of true when there is one; pause(), restart(), key(text). */
+  /** on: prompt(text, transition) -> true when sent; fork(text) -> a promise of true when there is one; pause(), memory(), restart(), key(text). */
   constructor(on) {
     this.on = on;
     this.box = $('prompt');
@@ -29,6 +29,7 @@ export class Controls {
     this.box.addEventListener('input', () => this.fit());
     $('pause').addEventListener('click', () => on.pause());
     $('fork').addEventListener('click', () => this.fork());
+    $('memory').addEventListener('click', () => on.memory());
     $('new').addEventListener('click', () => on.restart());
     $('full').addEventListener('click', () => this.fullScreen());
     $('key-form').addEventListener('submit', (e) => {
@@ -91,7 +92,7 @@ export class Controls {
     } else if (e.key === ' ') {
       e.preventDefault(); // the page would scroll
       if (!e.repeat && !$('pause').disabled) this.on.pause();
-    }
+    } else if (e.key.toLowerCase() === 'm' && !e.repeat && !$('memory').disabled) this.on.memory();
   }
 
   fit() {
@@ -100,7 +101,7 @@ export class Controls {
   }
 
   live(live) {
-    for (const id of ['pause', 'fork']) $(id).disabled = !live;
+    for (const id of ['pause', 'fork', 'memory']) $(id).disabled = !live;
   }
 
   fullScreen() {

@@ -7,6 +7,7 @@ import { Backoff } from './backoff.js';
 import { Controls, EXAMPLES } from './controls.js';
 import { Screen } from './draw.js';
 import { parseFrame } from './frame.js';
+import { MemoryMap } from './memory.js';
 import { Page } from './page.js';
 import { Stream } from './socket.js';
 import { Stats } from './stats.js';
@@ -31,10 +32,17 @@ const screen = new Screen(document.getElementById('picture'), document.getElemen
       page.clearNotice();
     }
     stats.frameDrawn(header, nowMs);
+    if (stream?.open) memory.seen(header.chunk);
     for (const [ref, took] of stats.takeAnswers()) page.prompt({ ref }, { state: 'shown', took });
   },
   onSkipped: (count) => (stats.skipped += count),
   onBad: () => (stats.bad += 1),
+});
+
+const memory = new MemoryMap(document.getElementById('map'), document.getElementById('map-legend'), {
+  read: () => api.memory(stream.id),
+  onFailed: (e) => page.toast(e.message, true),
+  onToggled: (on) => page.memory(on),
 });
 
 const controls = new Controls({
@@ -55,6 +63,7 @@ const controls = new Controls({
   pause() {
     stream?.send({ type: page.sessionState === 'paused' ? 'resume' : 'pause' });
   },
+  memory: () => memory.toggle(),
   restart,
   key(key) {
     apiKey.set(key);
@@ -81,6 +90,7 @@ function leave() {
   picture = false;
   controls.live(false);
   screen.reset();
+  memory.forget();
   stats.clear();
 }
 
@@ -158,6 +168,7 @@ function onOpen(info) {
   stats.clear();
   screen.reset();
   screen.setShape(info.width, info.height);
+  memory.session(info);
   page.session(info);
   page.state(info.state);
   page.phase('live');
@@ -223,6 +234,7 @@ function onDown({ text, again, over, status }) {
   controls.live(false);
   picture = false;
   screen.reset();
+  memory.forget();
   page.promptsLost();
   if (status === 401) askForKey(text);
   else if (again) {

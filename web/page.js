@@ -86,6 +86,10 @@ export class Page {
     if (session.prompt) this.now(session.prompt);
   }
 
+  memory(on) {
+    $('memory').setAttribute('aria-pressed', String(on));
+  }
+
   viewers(count) {
     text('viewers', count === 1 ? '1 viewer' : `${count} viewers`);
   }

@@ -18,6 +18,7 @@ export class FakeServer {
     this.sessions = new Map();
     this.problem = null; // {status, body, headers}: the answer to POST /v1/sessions and /fork
     this.key = null; // API key asked for
+    this.memory = null; // (session) => what GET /memory answers, or {status, body}
     this.received = []; // every message of every client
     this.requests = [];
     this.burst = false; // send a chunk at once instead of frame by frame
@@ -102,6 +103,10 @@ export class FakeServer {
       const made = { ...session, id: `fake${++this.made}`, prompt: JSON.parse(text).prompt ?? session.prompt, state: 'running', waiting: null };
       this.sessions.set(made.id, made);
       return json(201, { ...this.describe(made), forked_from: { id, chunk: Math.floor(session.frame / CHUNK) + 1 } }, { Location: `/v1/sessions/${made.id}` });
+    }
+    if (rest === '/memory') {
+      const answer = await this.memory(session);
+      return json(answer.status ?? 200, answer.body ?? answer);
     }
     if (rest === '/tickets') return json(201, { ticket: 'T1' });
     if (req.method === 'DELETE') {

@@ -265,6 +265,83 @@ await check('a fork that is refused says why, keeps what was written and leaves 
   await page.fill('#prompt', '');
 });
 
+const asked = () => server.requests.filter((r) => r.endsWith('/memory')).length;
+const remembers = (over = {}) => ({
+  chunk: 12, layers: 2, heads: 3, capacity: 8, persistent: 4, rows: 2, columns: 3, tile_width: 96, tile_height: 96,
+  map: [[0, 4, 8], [2, 0, 10]], oldest_chunk: [[null, 7, 5], [4, null, 11]], by_layer: [], ...over,
+});
+/* Each tile with its size as a share of the picture's, at one moment. */
+const tiles = (of) =>
+  of.evaluate(() => {
+    const all = document.getElementById('picture').getBoundingClientRect();
+    return [...document.querySelectorAll('#map i')].map((i) => {
+      const { width, height } = i.getBoundingClientRect();
+      return { width: width / all.width, height: height / all.height, words: i.textContent, colour: getComputedStyle(i).backgroundColor };
+    });
+  });
+
+await check('Memory shows what is kept as tiles over the picture, asks once a chunk and not at all when off', async () => {
+  let answers = 0;
+  server.memory = () => remembers({ persistent: 4 + answers++ });
+  await moves(page);
+  assert.equal(asked(), 0);
+  assert.equal(await page.locator('#map').isVisible(), false);
+  await page.click('#memory');
+  assert.equal(await page.locator('#memory').getAttribute('aria-pressed'), 'true');
+  await page.waitForSelector('#map i');
+  const [first, , last] = await tiles(page);
+  assert.deepEqual((await tiles(page)).map((t) => t.words), ['', '4', '8', '2', '', '10']);
+  const near = (got, want) => assert.ok(Math.abs(got - want) < 0.01, `${got}, not ${want}`);
+  near(first.width, 96 / 256);
+  near(first.height, 96 / 160);
+  near(last.width, 64 / 256); // what is left
+  assert.equal(first.colour, 'rgba(0, 0, 0, 0)');
+  assert.notEqual(last.colour, first.colour);
+  assert.match(await text(page, 'map-legend'), /^\d+ of 8 blocks kept by each of 6 heads, the oldest 6 s old; most at the bottom right\.$/);
+  assert.equal(await page.locator('#map').getAttribute('aria-label'), await text(page, 'map-legend'));
+  await shot(page, 'fake_memory');
+  const [questions, chunk] = [asked(), Number(await text(page, 'chunk'))];
+  await until('three chunks later', async () => Number(await text(page, 'chunk')) >= chunk + 3);
+  const [more, chunks] = [asked() - questions, Number(await text(page, 'chunk')) - chunk];
+  assert.ok(more >= 1 && more <= chunks + 1, `${more} questions in ${chunks} chunks`);
+  await until('the newest answer', async () => Number((await text(page, 'map-legend')).split(' ')[0]) >= 6);
+  await page.evaluate(() => document.activeElement.blur());
+  await page.keyboard.press('m');
+  assert.equal(await page.locator('#memory').getAttribute('aria-pressed'), 'false');
+  assert.equal(await page.locator('#map').isVisible(), false);
+  const off = asked();
+  await until('two chunks without it', async () => Number(await text(page, 'chunk')) >= chunk + chunks + 2);
+  assert.equal(asked(), off);
+});
+
+await check('an answer that does not come is not asked for again; one that comes too late is not shown', async () => {
+  let answer;
+  server.memory = () => new Promise((resolve) => (answer = resolve));
+  const before = asked();
+  await page.click('#memory');
+  await until('the question', () => asked() === before + 1);
+  const chunk = Number(await text(page, 'chunk'));
+  await until('two chunks later', async () => Number(await text(page, 'chunk')) >= chunk + 2);
+  assert.equal(asked(), before + 1);
+  await page.click('#memory');
+  answer(remembers());
+  await moves(page);
+  assert.equal(await page.locator('#map').isVisible(), false);
+});
+
+await check('a model without such memory, and a refusal, are said once', async () => {
+  server.memory = () => remembers({ capacity: 0, persistent: 0, rows: 0, columns: 0, map: [], oldest_chunk: [] });
+  await page.click('#memory');
+  await until('the words', async () => (await text(page, 'map-legend')) === 'This model keeps nothing for good.');
+  assert.equal(await page.locator('#map').isVisible(), false);
+  server.memory = () => ({ status: 429, body: { title: 'Too many', status: 429, detail: 'Ask less often.' } });
+  await until('the refusal', async () => /Ask less often/.test(await text(page, 'toast')));
+  assert.equal(await page.locator('#memory').getAttribute('aria-pressed'), 'false');
+  const off = asked();
+  await moves(page);
+  assert.equal(asked(), off);
+});
+
 await check('503 shows its detail and is tried again after Retry-After', async () => {
   const detail = 'All 4 sessions are taken; the next ends in about a minute.';
   server.problem = { status: 503, body: { type: 'about:blank', title: 'Service unavailable', status: 503, detail }, headers: { 'Retry-After': '2' } };

@@ -3,6 +3,7 @@ import assert from 'node:assert/strict';
 import { test as nodeTest } from 'node:test';
 import { Backoff } from '../../web/backoff.js';
 import { parseFrame } from '../../web/frame.js';
+import { heat, summary, tracks } from '../../web/memory.js';
 import { Playout } from '../../web/playout.js';
 import { Stats } from '../../web/stats.js';
 import { Stream } from '../../web/socket.js';
@@ -256,4 +257,20 @@ test('a session that is gone is over, an unreachable server is tried again', asy
   await until(() => tries >= 3);
   away.stream.stop();
   assert.equal(away.seen[0][1].text, 'Connection lost');
+});
+
+test('a map of the memory: colours, tiles at the edge, and in words', () => {
+  assert.equal(heat(0), 'transparent');
+  const [weak, strong] = [heat(0.1), heat(1)];
+  assert.notEqual(weak, strong);
+  assert.equal(heat(7), strong);
+  const alpha = (c) => Number(/\/ ([\d.]+)\)/.exec(c)[1]);
+  assert.ok(alpha(weak) < alpha(strong) && alpha(strong) < 1);
+  assert.deepEqual(tracks(3, 100, 256), [100, 100, 56]);
+  assert.deepEqual(tracks(2, 128, 256), [128, 128]);
+  const memory = { chunk: 20, layers: 2, heads: 2, capacity: 8, persistent: 3, rows: 3, columns: 3, map: [[0, 1, 0], [0, 5, 0], [0, 0, 0]], oldest_chunk: [[null, 12, null], [null, 18, null], [null, null, null]] };
+  assert.equal(summary(memory, 0.75), '3 of 8 blocks kept by each of 4 heads, the oldest 6 s old; most at the middle.');
+  assert.equal(summary({ ...memory, map: [[0, 9, 0], [0, 5, 0], [0, 0, 0]] }, NaN), '3 of 8 blocks kept by each of 4 heads; most at the top middle.');
+  assert.equal(summary({ ...memory, persistent: 0, map: [[0, 0, 0], [0, 0, 0], [0, 0, 0]] }, 1), '0 of 8 blocks kept by each of 4 heads.');
+  assert.match(summary({ ...memory, capacity: 0 }, 1), /nothing for good/);
 });
